@@ -1,0 +1,266 @@
+"""SimCC: every keypoint is two classifications, one over the x bins and one over the y bins.
+
+Li et al. 2022, "SimCC: a Simple Coordinate Classification Perspective for Human Pose Estimation". A crop of W x H px has
+int(W k) x-bins and int(H k) y-bins; the bin of a coordinate is k times the coordinate (`crop` -> `bins`), k the
+split ratio. Encoding and decoding both live here, in numpy, over any leading axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ebapose.codecs.dark import dark_refine_1d
+from ebapose.codecs.decoded import Decoded, Float32Array
+
+Refine = Literal["parabola", "none", "dark"]
+WeightRule = Literal["bins", "reference"]
+
+# A perfect network can at best be sure of the bin: its remaining standard deviation is that of a bin's width.
+_FLOOR_BINS2 = 1 / 12
+
+
+def gaussian_targets(
+    centers_bins: ArrayLike, num_bins: int, sigma_bins: float, *, normalized: bool = True
+) -> Float32Array:
+    """Gaussians over the bins: exp(-(i - mu)^2 / (2 sigma^2)) / (sigma sqrt(2 pi)) (SimCC, eq. 3).
+
+    Args:
+        centers_bins: (...,) mu, in bins, not rounded.
+        num_bins: number of bins.
+        sigma_bins: standard deviation in bins.
+        normalized: divide by sigma sqrt(2 pi); otherwise the peak is 1. Never renormalised at the borders.
+
+    Returns:
+        (..., num_bins) float32.
+    """
+    # The exponent is formed in float64 (mu needs it); the exponential of millions of bins is taken in float32.
+    offsets = (np.arange(num_bins) - np.asarray(centers_bins, np.float64)[..., None]).astype(np.float32)
+    targets = np.exp(offsets * offsets * np.float32(-0.5 / sigma_bins**2))
+    return targets * np.float32(1 / (sigma_bins * np.sqrt(2 * np.pi))) if normalized else targets
+
+
+def softmax(logits: ArrayLike) -> Float32Array:
+    """Softmax over the last axis, float32, safe for large values."""
+    logits = np.asarray(logits, np.float32)
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def axis_peaks(logits: ArrayLike) -> Float32Array:
+    """(...,) largest softmax value along the last axis: the literature's raw SimCC score of one axis."""
+    return softmax(logits).max(axis=-1)
+
+
+def parabola_refine(logits: ArrayLike, peak: NDArray[np.intp], radius: int) -> NDArray[np.float64]:
+    """Sub-bin position of the peak: the vertex of a parabola fitted to the logits around the largest one.
+
+    The logits of a Gaussian are a parabola, so the fit is exact there, for any sigma and also beside the borders. The
+    bins are weighted by their probability, so that far bins count only where the distribution is broad.
+
+    Args:
+        logits: (..., bins).
+        peak: (...,) index of the largest bin.
+        radius: bins used on each side of the peak.
+
+    Returns:
+        (...,) position in bins, at most `radius` from the peak; the peak itself where the fit has no maximum.
+    """
+    logits = np.asarray(logits)
+    steps = np.arange(-radius, radius + 1)
+    index = peak[..., None] + steps
+    inside = (index >= 0) & (index < logits.shape[-1])
+    values = np.take_along_axis(logits, np.clip(index, 0, logits.shape[-1] - 1), axis=-1).astype(np.float64)
+    values = values - np.take_along_axis(logits, peak[..., None], axis=-1)
+    weights = np.where(inside, np.exp(values), 0.0)
+    # Weighted least squares of a + b t + c t^2, solved in closed form from the moments of t.
+    moments = [(weights * steps**n).sum(axis=-1) for n in range(5)]
+    rights = [(weights * steps**n * values).sum(axis=-1) for n in range(3)]
+    normal = np.stack([np.stack(moments[i : i + 3], axis=-1) for i in range(3)], axis=-2)
+    normal = normal + 1e-9 * np.eye(3)  # three bins beside a border may leave the fit undetermined
+    _, slope, curvature = np.moveaxis(np.linalg.solve(normal, np.stack(rights, axis=-1)[..., None])[..., 0], -1, 0)
+    concave = curvature < -1e-6
+    vertex = np.where(concave, -slope / np.where(concave, 2 * curvature, 1.0), 0.0)
+    return peak + np.clip(vertex, -radius, radius)
+
+
+def mass_within(probabilities: Float32Array, positions_bins: ArrayLike, half_width_bins: ArrayLike) -> Float32Array:
+    """(...,) probability mass within +-half_width of a position; a bin counts by the part that lies inside."""
+    bins = np.arange(probabilities.shape[-1], dtype=np.float32)
+    reach = np.asarray(half_width_bins, np.float32)[..., None] + np.float32(0.5)
+    overlap = np.clip(reach - np.abs(bins - np.asarray(positions_bins, np.float32)[..., None]), 0, 1)
+    return np.einsum("...i,...i->...", probabilities, overlap)
+
+
+@dataclass(frozen=True)
+class SimCC:
+    """The codec of one model.
+
+    Attributes:
+        size_hw: height and width of the crop in px.
+        split_ratio: bins per px, k; may be fractional.
+        sigma: standard deviation of the target Gaussians in bins, (x, y).
+        targets: "gaussian" or "one_hot": what the network was trained with.
+        radius_px: (K,) distance in crop px that counts as right, see `ebapose.codecs.decoded`.
+    """
+
+    size_hw: tuple[int, int]
+    split_ratio: float = 2.0
+    sigma: tuple[float, float] = (6.0, 6.0)
+    targets: Literal["gaussian", "one_hot"] = "gaussian"
+    radius_px: NDArray[np.float64] = field(default_factory=lambda: np.array([5.0]), repr=False, compare=False)
+
+    @property
+    def bins_wh(self) -> tuple[int, int]:
+        """Number of x-bins and y-bins."""
+        return int(self.size_hw[1] * self.split_ratio), int(self.size_hw[0] * self.split_ratio)
+
+    def encode(
+        self,
+        keypoints: ArrayLike,
+        visible: ArrayLike,
+        *,
+        weight_rule: WeightRule = "bins",
+        normalized: bool = True,
+        round_centers: bool = False,
+    ) -> tuple[Float32Array, Float32Array, Float32Array]:
+        """Gaussian targets.
+
+        Args:
+            keypoints: (..., K, 2) in crop px.
+            visible: (..., K), 0 or False where a keypoint is not labelled.
+            weight_rule: which keypoints outside the crop still count. "bins": those within three sigma of it.
+                "reference": as the published SimCC code decides, in px with the sigma in bins, truncated.
+            normalized: see `gaussian_targets`.
+            round_centers: round mu to whole bins, as mmpose does (half to even).
+
+        Returns:
+            targets_x (..., K, x-bins), targets_y (..., K, y-bins), weights (..., K) of 0 and 1; float32. Targets of
+            weight 0 are 0.
+        """
+        keypoints = np.asarray(keypoints, np.float64)
+        centers = keypoints * self.split_ratio
+        if round_centers:
+            centers = np.round(centers)
+        weights = np.asarray(visible) > 0
+        sigma = np.asarray(self.sigma, np.float64)
+        if weight_rule == "reference":
+            low, high = np.trunc(keypoints - 3 * sigma), np.trunc(keypoints + 3 * sigma + 1)
+            limit = np.array([self.size_hw[1], self.size_hw[0]])
+        else:
+            low, high = centers - 3 * sigma, centers + 3 * sigma + 1
+            limit = np.array(self.bins_wh)
+        weights = weights & ((low < limit) & (high >= 0)).all(axis=-1)
+        targets = [
+            gaussian_targets(centers[..., axis], self.bins_wh[axis], self.sigma[axis], normalized=normalized)
+            * weights[..., None]
+            for axis in (0, 1)
+        ]
+        return targets[0], targets[1], weights.astype(np.float32)
+
+    def encode_labels(self, keypoints: ArrayLike, visible: ArrayLike) -> tuple[NDArray[np.int64], Float32Array]:
+        """Class labels for one-hot training: round(k x) (half to even), weight 0 outside the bins.
+
+        Returns:
+            labels (..., K, 2) int64, clamped to the bins, and weights (..., K) float32 of 0 and 1.
+        """
+        labels = np.round(np.asarray(keypoints, np.float64) * self.split_ratio).astype(np.int64)
+        limit = np.array(self.bins_wh)
+        inside = ((labels >= 0) & (labels < limit)).all(axis=-1)
+        weights = (np.asarray(visible) > 0) & inside
+        return np.clip(labels, 0, limit - 1), weights.astype(np.float32)
+
+    def perfect_logits(self, keypoints: ArrayLike) -> tuple[Float32Array, Float32Array]:
+        """The logits of a network that has learnt its targets by heart: log of the Gaussians.
+
+        Args:
+            keypoints: (..., K, 2) in crop px.
+
+        Returns:
+            logits_x (..., K, x-bins), logits_y (..., K, y-bins), float32.
+        """
+        centers = np.asarray(keypoints, np.float64) * self.split_ratio
+        x, y = (
+            -0.5 * ((np.arange(self.bins_wh[axis]) - centers[..., axis, None]) / self.sigma[axis]) ** 2
+            for axis in (0, 1)
+        )
+        return x.astype(np.float32), y.astype(np.float32)
+
+    def merge_flip(
+        self,
+        outputs: tuple[Float32Array, ...],
+        mirrored: tuple[Float32Array, ...],
+        flip_indices: NDArray[np.intp],
+        shift_bins: float | None = None,
+    ) -> tuple[Float32Array, ...]:
+        """Average the outputs for a crop with those for its mirror image (the flip test).
+
+        Mirroring is x' = W - 1 - x, so the reversed x bins lie k - 1 bins too far right; they are moved back by that
+        (the published code moves by 0 or 1), between bins by linear interpolation. Gaussian models average logits,
+        one-hot models probabilities (returned as their logarithm).
+
+        Args:
+            outputs, mirrored: (logits_x (N, K, x-bins), logits_y (N, K, y-bins)).
+            flip_indices: (K,) `Skeleton.flip_indices`.
+            shift_bins: how far the reversed x bins move left, k - 1 by default.
+        """
+        mirrored_x = mirrored[0][:, flip_indices, ::-1]
+        mirrored_y = mirrored[1][:, flip_indices]
+        shift = self.split_ratio - 1 if shift_bins is None else shift_bins
+        pairs = ((outputs[0], _shift_left(mirrored_x, shift)), (outputs[1], mirrored_y))
+        if self.targets == "gaussian":
+            return tuple((a + b) * np.float32(0.5) for a, b in pairs)
+        return tuple(np.log(np.maximum((softmax(a) + softmax(b)) / 2, 1e-30)) for a, b in pairs)
+
+    def decode(self, outputs: tuple[Float32Array, ...], refine: Refine = "parabola") -> Decoded:
+        """Keypoints, scores and standard deviations from logits.
+
+        The position is the largest bin, divided by k; "parabola" refines it between the bins. The score multiplies the
+        masses that the two axes put within the keypoint's OKS-0.5 distance (a square of the disc's area). The
+        sigma is the spread of the distribution about the position, less the sigma that the targets were blurred with.
+
+        Args:
+            outputs: (logits_x (N, K, x-bins), logits_y (N, K, y-bins)).
+            refine: "parabola", "none" (plain argmax) or "dark" (Zhang et al. 2020 on each axis).
+        """
+        positions, masses, sigmas = [], [], []
+        half_width = np.maximum(self.radius_px * np.sqrt(np.pi) / 2 * self.split_ratio, 0.5)
+        for logits, blur in zip(outputs, self.sigma, strict=True):
+            logits = np.asarray(logits, np.float32)
+            peak = logits.argmax(axis=-1)
+            if refine == "none":
+                position = peak.astype(np.float64)
+            elif refine == "dark":
+                position = dark_refine_1d(logits, peak, blur)
+            else:
+                position = parabola_refine(logits, peak, max(1, round(blur)))
+            probabilities = softmax(logits)
+            bins = np.arange(logits.shape[-1], dtype=np.float32)
+            squares = (bins - position[..., None].astype(np.float32)) ** 2
+            variance = np.einsum("...i,...i->...", probabilities, squares)
+            blur2 = blur**2 if self.targets == "gaussian" else 0.0
+            positions.append(position / self.split_ratio)
+            masses.append(mass_within(probabilities, position, half_width))
+            sigmas.append(np.sqrt(np.maximum(variance - blur2, _FLOOR_BINS2)) / self.split_ratio)
+        return Decoded(
+            np.stack(positions, axis=-1).astype(np.float32),
+            np.clip(masses[0] * masses[1], 0, 1).astype(np.float32),
+            np.stack(sigmas, axis=-1).astype(np.float32),
+        )
+
+
+def _shift_left(values: Float32Array, shift: float) -> Float32Array:
+    """values[..., i + shift] along the last axis, linear between bins, the edge value beyond it."""
+    if shift == 0:
+        return values
+    num = values.shape[-1]
+    whole = int(np.floor(shift))
+    index = np.arange(num) + whole
+    near = values[..., np.clip(index, 0, num - 1)]
+    fraction = np.float32(shift - whole)
+    if fraction == 0:
+        return near
+    return near * (1 - fraction) + values[..., np.clip(index + 1, 0, num - 1)] * fraction

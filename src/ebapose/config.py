@@ -1,0 +1,74 @@
+"""Typed, frozen configurations and their YAML files. Unknown keys are refused with the key's name."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ebapose.errors import UsageError
+
+
+class Config(BaseModel):
+    """Base of every configuration: immutable, no unknown keys, numbers stay what they are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def explain(error: ValidationError, schema: type[BaseModel], where: str) -> str:
+    """One line that names the first offending key of a pydantic error, with the nearest known key for a typo."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return f"{where}: {key + ': ' if key else ''}{first['msg']}"
+    known = _keys(schema)
+    near = difflib.get_close_matches(key, known, 1) or difflib.get_close_matches(
+        key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in known], 1
+    )
+    return f"{where}: unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
+
+
+def _keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, info in schema.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            keys += _keys(info.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def parse_config(schema: type[ConfigT], data: Any, where: str) -> ConfigT:
+    """Validate plain data (from YAML or JSON). Raises UsageError, one line, naming `where` and the key."""
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(explain(error, schema, where)) from None
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping. Raises UsageError when the file is missing, not YAML or not a mapping."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: expected keys and values, found {type(data).__name__}")
+    return data
+
+
+def load_config(schema: type[ConfigT], path: str | Path) -> ConfigT:
+    """Read and validate a YAML file. Raises UsageError."""
+    return parse_config(schema, load_yaml(path), str(path))
+
+
+def dump_yaml(config: Config) -> str:
+    """The YAML text that `load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

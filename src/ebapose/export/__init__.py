@@ -1,0 +1,1 @@
+"""Model files for other runtimes, each verified to give the same poses."""

@@ -1,0 +1,1 @@
+"""Boxes and crops: all coordinate transforms between image and crop px."""

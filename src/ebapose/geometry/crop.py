@@ -1,0 +1,157 @@
+"""From a person box to the network's input and back: one matrix, one warp.
+
+Spaces: `image` (px of the picture) and `crop` (px of the network input); in both the centre of a pixel has integer
+coordinates. Mirroring a crop of width W is x' = W - 1 - x. All matrices are 2x3 and map column vectors (x, y, 1).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ebapose.structures import UInt8Array
+
+Float64Array = NDArray[np.float64]
+CropCenter = Literal["symmetric", "corner"]
+
+
+def fit_boxes(boxes_xyxy: ArrayLike, size_hw: tuple[int, int], padding: float) -> tuple[Float64Array, Float64Array]:
+    """Centres and sizes of boxes, grown to the crop's aspect and padded.
+
+    The short side grows until width : height equals the crop's, then both sides are multiplied by `padding`
+    (Xiao et al. 2018, Simple Baseline, section 3; 1.25 throughout the literature).
+
+    Args:
+        boxes_xyxy: (N, 4) in image px.
+        size_hw: height and width of the crop in px.
+        padding: factor, usually 1.25.
+
+    Returns:
+        centers (N, 2) and sizes_wh (N, 2), float64, image px.
+    """
+    boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    aspect = size_hw[1] / size_hw[0]
+    sizes = np.stack([np.maximum(width, height * aspect), np.maximum(height, width / aspect)], axis=1)
+    return centers, sizes * padding
+
+
+def image_to_crop_matrix(
+    boxes_xyxy: ArrayLike,
+    size_hw: tuple[int, int],
+    padding: float = 1.25,
+    crop_center: CropCenter = "symmetric",
+    *,
+    rotation_deg: ArrayLike = 0.0,
+    scale: ArrayLike = 1.0,
+    flip: ArrayLike = False,
+    shift: ArrayLike = (0.0, 0.0),
+) -> Float64Array:
+    """The matrices that map image px to crop px, one per box.
+
+    Args:
+        boxes_xyxy: (N, 4) in image px, of positive width or height.
+        size_hw: height and width of the crop in px.
+        padding: enlargement of the aspect-corrected box.
+        crop_center: where the box centre lands, see `ebapose.card.InputSpec`.
+        rotation_deg: scalar or (N,), turns what is seen counter-clockwise on the screen by this angle.
+        scale: scalar or (N,), multiplies the padded box (above 1: the person appears smaller).
+        flip: scalar or (N,), mirror left and right (about the box centre, before the rotation). The caller swaps the
+            labels: `Skeleton.flip_indices`.
+        shift: (2,) or (N, 2), moves the box centre by this fraction of the padded box, (x, y).
+
+    Returns:
+        (N, 2, 3) float64.
+    """
+    centers, sizes_wh = fit_boxes(boxes_xyxy, size_hw, padding)
+    num = len(centers)
+    sizes_wh = sizes_wh * np.broadcast_to(np.asarray(scale, np.float64), num)[:, None]
+    centers = centers + sizes_wh * np.broadcast_to(np.asarray(shift, np.float64), (num, 2))
+    angle = np.deg2rad(np.broadcast_to(np.asarray(rotation_deg, np.float64), num))
+    factor = size_hw[1] / sizes_wh[:, 0]
+    mirror = np.where(np.broadcast_to(np.asarray(flip, bool), num), -1.0, 1.0)
+    cos, sin = factor * np.cos(angle), factor * np.sin(angle)
+    linear = np.stack([np.stack([cos * mirror, sin], -1), np.stack([-sin * mirror, cos], -1)], axis=-2)
+    half_pixel = 1 if crop_center == "symmetric" else 0
+    target = np.array([size_hw[1] - half_pixel, size_hw[0] - half_pixel]) / 2
+    offset = target - np.einsum("nij,nj->ni", linear, centers)
+    return np.concatenate([linear, offset[:, :, None]], axis=2)
+
+
+def invert(matrices: ArrayLike) -> Float64Array:
+    """Inverse of (..., 2, 3) affine matrices."""
+    matrices = np.asarray(matrices, dtype=np.float64)
+    linear = np.linalg.inv(matrices[..., :2])
+    return np.concatenate([linear, -linear @ matrices[..., 2:]], axis=-1)
+
+
+def compose(second: ArrayLike, first: ArrayLike) -> Float64Array:
+    """The matrix that applies `first`, then `second`; both (..., 2, 3)."""
+    second, first = np.asarray(second, dtype=np.float64), np.asarray(first, dtype=np.float64)
+    linear = second[..., :2] @ first[..., :2]
+    return np.concatenate([linear, second[..., :2] @ first[..., 2:] + second[..., 2:]], axis=-1)
+
+
+def transform_points(points: ArrayLike, matrices: ArrayLike) -> Float64Array:
+    """Map points (..., K, 2) by matrices (..., 2, 3) with the same leading axes."""
+    points, matrices = np.asarray(points, dtype=np.float64), np.asarray(matrices, dtype=np.float64)
+    return points @ np.swapaxes(matrices[..., :2], -1, -2) + np.swapaxes(matrices[..., 2:], -1, -2)
+
+
+def image_to_crop(points: ArrayLike, matrices: ArrayLike) -> Float64Array:
+    """Keypoints (N, K, 2) from image px to crop px; `matrices` (N, 2, 3) from `image_to_crop_matrix`."""
+    return transform_points(points, matrices)
+
+
+def crop_to_image(points: ArrayLike, matrices: ArrayLike) -> Float64Array:
+    """Keypoints (N, K, 2) from crop px to image px; `matrices` (N, 2, 3) from `image_to_crop_matrix`."""
+    return transform_points(points, invert(matrices))
+
+
+def crop_scale(matrices: ArrayLike) -> Float64Array:
+    """(...,) crop px per image px of (..., 2, 3) matrices (they scale both axes alike)."""
+    linear = np.asarray(matrices, dtype=np.float64)[..., :2]
+    return np.sqrt(np.abs(np.linalg.det(linear)))
+
+
+def warp_crop(image: UInt8Array, matrix: ArrayLike, size_hw: tuple[int, int], *, antialias: bool = True) -> UInt8Array:
+    """Cut one crop out of a picture, bilinear, black outside.
+
+    Args:
+        image: uint8 (H, W, 3).
+        matrix: (2, 3), image px to crop px.
+        size_hw: height and width of the crop in px.
+        antialias: shrink the part of the picture that is needed by area averaging first, where the crop is smaller
+            by a factor of two or more: bilinear sampling alone would skip pixels there.
+
+    Returns:
+        uint8 (crop height, crop width, 3).
+    """
+    matrix = np.asarray(matrix, dtype=np.float64)
+    if antialias:
+        image, matrix = _shrink(image, matrix, size_hw)
+    return cv2.warpAffine(image, matrix, (size_hw[1], size_hw[0]), flags=cv2.INTER_LINEAR)
+
+
+def _shrink(image: UInt8Array, matrix: Float64Array, size_hw: tuple[int, int]) -> tuple[UInt8Array, Float64Array]:
+    """The needed part of the picture, area-averaged by a whole factor, and the matrix from there to the crop."""
+    factor = int(1 / max(float(crop_scale(matrix)), 1e-9))
+    if factor < 2:
+        return image, matrix
+    height, width = size_hw
+    corners = crop_to_image([[-1, -1], [width, -1], [-1, height], [width, height]], matrix)
+    margin = 2 * factor
+    left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int) - margin, 0)
+    right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + margin, [image.shape[1], image.shape[0]])
+    columns, rows = (right - left) // factor, (bottom - top) // factor
+    if columns < 1 or rows < 1:
+        return image, matrix
+    part = image[top : top + rows * factor, left : left + columns * factor]
+    small = cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
+    # pixel i of the small picture is the mean of the pixels i*factor .. i*factor + factor - 1
+    small_to_image = np.array([[factor, 0, left + (factor - 1) / 2], [0, factor, top + (factor - 1) / 2]])
+    return small, compose(matrix, small_to_image)

@@ -1,0 +1,1 @@
+"""From pictures to poses: detector, runtimes and the predictor that joins them."""
