@@ -67,8 +67,8 @@ class CodecSpec(Config):
 class Calibration(Config):
     """Corrections measured on validation data, so that scores and sigmas mean what they say.
 
-    score = 1 / (1 + exp(-(score_scale * logit(raw score) + score_shift))); sigma = sigma_scale * raw sigma. The per-keypoint
-    lists hold one number per keypoint, or are empty (nothing to correct).
+    score = 1 / (1 + exp(-(score_scale * logit(raw score) + score_shift))); sigma = sigma_scale * raw sigma.
+    Each list holds one number per keypoint, or is empty (nothing to correct).
     """
 
     score_scale: tuple[float, ...] = ()
@@ -91,7 +91,7 @@ class ModelCard(Config):
 
     name: str
     architecture: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     input: InputSpec
     codec: CodecSpec
     skeleton: Skeleton = COCO17
@@ -99,7 +99,7 @@ class ModelCard(Config):
     license: str = ""
     source: str = ""
     sha256: str = ""
-    about: dict[str, Any] = {}
+    about: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("skeleton", mode="before")
     @classmethod

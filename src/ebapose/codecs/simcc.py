@@ -1,7 +1,7 @@
 """SimCC: every keypoint is two classifications, one over the x bins and one over the y bins.
 
-Li et al. 2022, "SimCC: a Simple Coordinate Classification Perspective for Human Pose Estimation". A crop of W x H px has
-int(W k) x-bins and int(H k) y-bins; the bin of a coordinate is k times the coordinate (`crop` -> `bins`), k the
+Li et al. 2022, "SimCC: a Simple Coordinate Classification Perspective for Human Pose Estimation". A crop of W x H px
+has int(W k) x-bins and int(H k) y-bins; the bin of a coordinate is k times the coordinate (`crop` -> `bins`), k the
 split ratio. Encoding and decoding both live here, in numpy, over any leading axes.
 """
 

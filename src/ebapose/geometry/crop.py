@@ -134,7 +134,8 @@ def warp_crop(image: UInt8Array, matrix: ArrayLike, size_hw: tuple[int, int], *,
     matrix = np.asarray(matrix, dtype=np.float64)
     if antialias:
         image, matrix = _shrink(image, matrix, size_hw)
-    return cv2.warpAffine(image, matrix, (size_hw[1], size_hw[0]), flags=cv2.INTER_LINEAR)
+    crop = cv2.warpAffine(image, matrix, (size_hw[1], size_hw[0]), flags=cv2.INTER_LINEAR)
+    return np.asarray(crop, np.uint8)
 
 
 def _shrink(image: UInt8Array, matrix: Float64Array, size_hw: tuple[int, int]) -> tuple[UInt8Array, Float64Array]:
@@ -154,4 +155,4 @@ def _shrink(image: UInt8Array, matrix: Float64Array, size_hw: tuple[int, int]) -
     small = cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
     # pixel i of the small picture is the mean of the pixels i*factor .. i*factor + factor - 1
     small_to_image = np.array([[factor, 0, left + (factor - 1) / 2], [0, factor, top + (factor - 1) / 2]])
-    return small, compose(matrix, small_to_image)
+    return np.asarray(small, np.uint8), compose(matrix, small_to_image)
