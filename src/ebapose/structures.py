@@ -38,15 +38,17 @@ class Frame:
 
     Attributes:
         image: RGB uint8 (H, W, 3).
-        name: what a person calls it: path, or path plus frame number.
+        name: what a person calls it: the path of the picture or of the video.
         index: frame number in a video or sequence, 0 for a photograph.
         time_s: time stamp in s, None for a photograph.
+        stem: where its outputs go: a relative path without suffix, unique within a run ("" means: take the name's).
     """
 
     image: UInt8Array
     name: str = "image"
     index: int = 0
     time_s: float | None = None
+    stem: str = ""
 
     def __post_init__(self) -> None:
         image = self.image
