@@ -1,0 +1,475 @@
+"""COCO keypoint annotations of any skeleton, as compact arrays.
+
+Coordinates are in the `image` space: px of the picture after its EXIF rotation, the centre of the top left pixel is
+(0, 0). Persons are rows of arrays, not dictionaries: COCO's 150,000 training persons take about 60 MB, and worker
+processes share them instead of copying them.
+
+Adding a new skeleton: put `keypoints`, `skeleton` (edges, counted from 1), `flip_pairs` (counted from 0) and `sigmas`
+into the category of the annotation file, or pass a `Skeleton` or the file that holds one (see `load_skeleton`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebapose.config import load_yaml
+from ebapose.errors import InputError
+from ebapose.skeleton import SKELETONS, Skeleton
+
+_PER_PERSON = (
+    "image_indices",
+    "annotation_ids",
+    "boxes_xyxy",
+    "areas",
+    "keypoints",
+    "visibility",
+    "keypoint_weights",
+    "iscrowd",
+    "scores",
+)
+
+SkeletonLike = Skeleton | str | Path
+
+_HOW_TO_GIVE = (
+    'add them to the category ("flip_pairs": [[1, 2], ...] counted from 0, "sigmas": [0.026, ...]) or pass a skeleton'
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One person of a data set; coordinates in image px.
+
+    Attributes:
+        image_path: the picture.
+        image_hw: its height and width as annotated.
+        image_id, annotation_id: COCO ids; the annotation id of a detected box is -1.
+        box_xyxy: (4,) float32, left, top, right, bottom.
+        area: segment area in px^2 as annotated (the area of OKS); a detected box has its box area.
+        keypoints: (K, 2) float32; (0, 0) where not labelled.
+        visibility: (K,) uint8, 0 not labelled, 1 hidden, 2 visible.
+        keypoint_weights: (K,) float32, how much to trust each label: 1 where labelled, 0 where not, unless given.
+        iscrowd: whether the box covers a crowd instead of a person.
+        num_keypoints: labelled keypoints.
+        score: 1 for annotated persons, the detector's for detected boxes.
+    """
+
+    image_path: Path
+    image_hw: tuple[int, int]
+    image_id: int
+    annotation_id: int
+    box_xyxy: NDArray[np.float32]
+    area: float
+    keypoints: NDArray[np.float32]
+    visibility: NDArray[np.uint8]
+    keypoint_weights: NDArray[np.float32]
+    iscrowd: bool
+    num_keypoints: int
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class CocoKeypoints:
+    """The persons of one annotation file: M images, N persons, K keypoints.
+
+    Persons stand in the order of their images in the file, then in the order of the annotations.
+
+    Attributes:
+        skeleton: names, edges, flip pairs and sigmas of the K keypoints.
+        source: the annotation file.
+        images_dir: folder that the file names start from.
+        image_ids: (M,) int64.
+        image_hw: (M, 2) int32, height and width as annotated.
+        image_indices: (N,) int32, each person's row in the image arrays.
+        annotation_ids: (N,) int64.
+        boxes_xyxy: (N, 4) float32, image px.
+        areas: (N,) float32, px^2.
+        keypoints: (N, K, 2) float32, image px.
+        visibility: (N, K) uint8, 0, 1 or 2.
+        keypoint_weights: (N, K) float32.
+        iscrowd: (N,) bool.
+        scores: (N,) float32.
+    """
+
+    skeleton: Skeleton
+    source: Path
+    images_dir: Path
+    image_ids: NDArray[np.int64]
+    image_hw: NDArray[np.int32]
+    image_indices: NDArray[np.int32]
+    annotation_ids: NDArray[np.int64]
+    boxes_xyxy: NDArray[np.float32]
+    areas: NDArray[np.float32]
+    keypoints: NDArray[np.float32]
+    visibility: NDArray[np.uint8]
+    keypoint_weights: NDArray[np.float32]
+    iscrowd: NDArray[np.bool_]
+    scores: NDArray[np.float32]
+    # all file names in one buffer: a list of 100,000 strings would be copied page by page into every worker
+    name_buffer: bytes
+    name_ends: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.annotation_ids)
+
+    def __getitem__(self, index: int) -> Record:
+        """Person number `index`. Raises IndexError past the end."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"person {index} of {len(self)}")
+        row = int(self.image_indices[index])
+        return Record(
+            image_path=self.image_path(row),
+            image_hw=(int(self.image_hw[row, 0]), int(self.image_hw[row, 1])),
+            image_id=int(self.image_ids[row]),
+            annotation_id=int(self.annotation_ids[index]),
+            box_xyxy=self.boxes_xyxy[index],
+            area=float(self.areas[index]),
+            keypoints=self.keypoints[index],
+            visibility=self.visibility[index],
+            keypoint_weights=self.keypoint_weights[index],
+            iscrowd=bool(self.iscrowd[index]),
+            num_keypoints=int(np.count_nonzero(self.visibility[index])),
+            score=float(self.scores[index]),
+        )
+
+    @property
+    def num_images(self) -> int:
+        """M."""
+        return len(self.image_ids)
+
+    def image_path(self, image_index: int) -> Path:
+        """Path of image number `image_index` (a value of `image_indices`)."""
+        begin = int(self.name_ends[image_index - 1]) if image_index else 0
+        return self.images_dir / self.name_buffer[begin : int(self.name_ends[image_index])].decode()
+
+    def select(self, persons: NDArray[Any] | Sequence[int]) -> CocoKeypoints:
+        """The chosen persons (boolean mask or indices); the images stay."""
+        rows = np.asarray(persons)
+        rows = rows if rows.dtype == np.bool_ else rows.astype(np.intp)
+        return replace(self, **{name: getattr(self, name)[rows] for name in _PER_PERSON})
+
+    def persons(self) -> CocoKeypoints:
+        """The persons to train on and to evaluate with ground-truth boxes, as the SimCC reference chooses them.
+
+        Crowds, persons without a labelled keypoint, without area, or whose box is empty once clipped to the image
+        are left out. Boxes are clipped: x2 = min(width - 1, x1 + w - 1), likewise y.
+        """
+        hw = self.image_hw[self.image_indices].astype(np.float32)
+        limits = hw[:, ::-1] - 1
+        top_left = np.maximum(self.boxes_xyxy[:, :2], 0)
+        sizes = self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]
+        bottom_right = np.minimum(limits, top_left + np.maximum(sizes - 1, 0))
+        keep = (self.areas > 0) & ~self.iscrowd & self.visibility.any(axis=1) & (bottom_right >= top_left).all(axis=1)
+        # the reference keeps a box of a single pixel, which has no scale
+        keep &= (bottom_right > top_left).any(axis=1)
+        clipped = np.concatenate([top_left, bottom_right], axis=1).astype(np.float32)
+        return replace(self, boxes_xyxy=clipped).select(keep)
+
+    def detections(self, path: str | Path, threshold: float = 0.0, category_id: int = 1) -> CocoKeypoints:
+        """The same images with a detector's boxes instead of the annotated persons.
+
+        Args:
+            path: JSON list of {image_id, category_id, bbox xywh, score} (COCO's result format).
+            threshold: boxes with score >= threshold are kept, in file order; they are not clipped.
+            category_id: the category of the detector that means a person.
+
+        Boxes on images that the annotation file does not list are left out.
+
+        Raises:
+            InputError: the file is not such a list, or no box is on a listed image.
+        """
+        data = read_json(path)
+        if not isinstance(data, list):
+            raise InputError(f"{path}: expected a list of detections, found {type(data).__name__}")
+        rows = {int(image_id): row for row, image_id in enumerate(self.image_ids)}
+        images: list[int] = []
+        boxes: list[list[float]] = []
+        scores: list[float] = []
+        for number, item in enumerate(data):
+            try:
+                if item["category_id"] != category_id:
+                    continue
+                box, score, row = [float(v) for v in item["bbox"]], float(item["score"]), rows.get(item["image_id"])
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise InputError(f"{path}: detection {number}: {_reason(error)}") from None
+            if len(box) != 4 or not np.isfinite([*box, score]).all():
+                raise InputError(f"{path}: detection {number}: bbox must be four finite numbers, score finite")
+            if row is not None and score >= threshold:
+                images.append(row)
+                boxes.append(box)
+                scores.append(score)
+        if not images:
+            raise InputError(f"{path}: no box of category {category_id} with score >= {threshold} on a listed image")
+        xywh = np.array(boxes, np.float64)
+        num, k = len(images), self.skeleton.num_keypoints
+        return replace(
+            self,
+            image_indices=np.array(images, np.int32),
+            annotation_ids=np.full(num, -1, np.int64),
+            boxes_xyxy=_xywh_to_xyxy(xywh),
+            areas=np.prod(xywh[:, 2:], axis=1).astype(np.float32),
+            keypoints=np.zeros((num, k, 2), np.float32),
+            visibility=np.zeros((num, k), np.uint8),
+            keypoint_weights=np.zeros((num, k), np.float32),
+            iscrowd=np.zeros(num, np.bool_),
+            scores=np.array(scores, np.float32),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all arrays in bytes."""
+        arrays = (getattr(self, f.name) for f in fields(self))
+        return len(self.name_buffer) + sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
+
+
+def load_coco(
+    annotations: str | Path,
+    images_dir: str | Path | None = None,
+    skeleton: SkeletonLike | None = None,
+    category: str | None = None,
+) -> CocoKeypoints:
+    """Read a COCO keypoint annotation file.
+
+    Args:
+        annotations: the JSON file.
+        images_dir: folder that the file names start from; default: `find_images_dir`.
+        skeleton: a `Skeleton`, the name of a known one, or a file (see `load_skeleton`); default: the category's.
+        category: name of the category to read; needed only when several categories have keypoints.
+
+    Returns:
+        Every annotation of the category, crowds and unlabelled persons included: `persons()` leaves those out.
+
+    Raises:
+        InputError: the file is not COCO keypoint JSON (the message names the entry), or the skeleton's flip pairs or
+            sigmas are missing or wrong.
+    """
+    path = Path(annotations)
+    data = read_coco_json(path)
+    chosen = find_category(data, path, category)
+    bones = category_skeleton(chosen, path) if skeleton is None else load_skeleton(skeleton)
+    names = chosen.get("keypoints")
+    if isinstance(names, list) and len(names) != bones.num_keypoints:
+        raise InputError(
+            f"{path}: the category has {len(names)} keypoints, skeleton {bones.name} {bones.num_keypoints}"
+        )
+
+    images = data["images"]
+    ids = np.array([_integer(im, "id", path, "image", i) for i, im in enumerate(images)], np.int64)
+    sizes = [[_integer(im, side, path, "image", i) for side in ("height", "width")] for i, im in enumerate(images)]
+    hw = np.array(sizes, np.int64).reshape(-1, 2)
+    if len(hw) and (hw.min() < 1 or hw.max() > 2**30):
+        raise InputError(f"{path}: image {ids[np.argmin(hw.min(axis=1))]}: height and width must be at least 1")
+    file_names: list[bytes] = []
+    for image_id, image in zip(ids, images, strict=True):
+        name = image.get("file_name")
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise InputError(f"{path}: image {image_id}: file_name is missing or not a text")
+        file_names.append(name.encode())
+    row_of = {int(image_id): row for row, image_id in enumerate(ids)}
+    if len(row_of) != len(ids):
+        raise InputError(f"{path}: several images have the same id")
+
+    people = [a for a in data["annotations"] if a.get("category_id") == chosen["id"]]
+    rows = []
+    for number, person in enumerate(people):
+        image_id = _integer(person, "image_id", path, "annotation", number)
+        if image_id not in row_of:
+            raise InputError(f"{path}: annotation {person.get('id', number)}: image {image_id} is not listed")
+        rows.append(row_of[image_id])
+    order = np.argsort(np.array(rows, np.int32), kind="stable")
+    people = [people[i] for i in order]
+
+    k = bones.num_keypoints
+    triples = _numbers(people, "keypoints", 3 * k, path, default=[0.0] * (3 * k)).reshape(-1, k, 3)
+    visibility = triples[..., 2]
+    for wrong in np.flatnonzero((~np.isin(visibility, (0, 1, 2))).any(axis=1)):
+        raise InputError(f"{path}: annotation {people[wrong].get('id', wrong)}: visibility must be 0, 1 or 2")
+    labelled = visibility > 0
+    # absent weights mean full trust; given ones never count where nothing is labelled
+    weights = _numbers(people, "keypoint_weights", k, path, default=[1.0] * k) * labelled
+    for wrong in np.flatnonzero((weights < 0).any(axis=1)):
+        raise InputError(f"{path}: annotation {people[wrong].get('id', wrong)}: keypoint_weights must not be negative")
+    return CocoKeypoints(
+        skeleton=bones,
+        source=path,
+        images_dir=find_images_dir(path, file_names[0].decode() if file_names else "")
+        if images_dir is None
+        else Path(images_dir),
+        image_ids=ids,
+        image_hw=hw.astype(np.int32),
+        image_indices=np.array(rows, np.int32)[order],
+        annotation_ids=np.array([_integer(p, "id", path, "annotation", i) for i, p in enumerate(people)], np.int64),
+        boxes_xyxy=_xywh_to_xyxy(_numbers(people, "bbox", 4, path)),
+        areas=_numbers(people, "area", None, path).astype(np.float32),
+        keypoints=(triples[..., :2] * labelled[..., None]).astype(np.float32),
+        visibility=visibility.astype(np.uint8),
+        keypoint_weights=weights.astype(np.float32),
+        iscrowd=_numbers(people, "iscrowd", None, path, default=0) != 0,
+        scores=np.ones(len(people), np.float32),
+        name_buffer=b"".join(file_names),
+        name_ends=np.cumsum([len(name) for name in file_names], dtype=np.int64),
+    )
+
+
+def read_json(path: str | Path) -> Any:
+    """Parse a JSON file. Raises InputError, one line, when it is missing, unreadable or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:  # ValueError: JSONDecodeError, UnicodeDecodeError, too long numbers
+        raise InputError(f"{path}: not a JSON file ({_reason(error)})") from None
+
+
+def read_coco_json(path: str | Path) -> dict[str, list[dict[str, Any]]]:
+    """Parse a COCO file and make sure of its frame: lists of objects `images`, `annotations`, `categories`.
+
+    Raises InputError otherwise.
+    """
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: not a COCO file: expected an object, found {type(data).__name__}")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(data.get(key), list):
+            raise InputError(f"{path}: not a COCO keypoint file: {key!r} is missing or not a list")
+        for number, entry in enumerate(data[key]):
+            if not isinstance(entry, dict):
+                raise InputError(f"{path}: {key}[{number}] is not an object")
+    return data
+
+
+def find_category(data: Mapping[str, Any], path: str | Path, name: str | None = None) -> dict[str, Any]:
+    """The category with keypoints (the one called `name` if given). Raises InputError if there is not exactly one."""
+    if name is not None:
+        found = [c for c in data["categories"] if c.get("name") == name]
+    else:
+        found = [c for c in data["categories"] if c.get("keypoints")] or list(data["categories"])
+    names = ", ".join(str(c.get("name")) for c in data["categories"])
+    if not found:
+        raise InputError(f"{path}: no category {name!r}, found: {names}" if name else f"{path}: no category")
+    if len(found) > 1:
+        raise InputError(f"{path}: several categories ({names}): choose one by its name")
+    category: dict[str, Any] = found[0]
+    if "id" not in category:
+        raise InputError(f"{path}: category {category.get('name')!r} has no id")
+    return category
+
+
+def category_skeleton(category: Mapping[str, Any], where: str | Path) -> Skeleton:
+    """Skeleton of a COCO category: `keypoints`, `skeleton` (counted from 1), `flip_pairs` (from 0), `sigmas`.
+
+    A category with exactly the keypoint names of a known skeleton (COCO-17 among them) is that skeleton, unless it
+    gives other sigmas. Otherwise flip pairs and sigmas are required: guessing them silently ruins mirroring and OKS.
+
+    Raises:
+        InputError: something is missing or contradicts itself.
+    """
+    names = category.get("keypoints")
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise InputError(f"{where}: category {category.get('name')!r} has no keypoint names: pass a skeleton")
+    known = next((s for s in SKELETONS.values() if list(s.keypoint_names) == names), None)
+    if known is not None and category.get("sigmas") is None and category.get("flip_pairs") is None:
+        return known
+    missing = [key for key in ("flip_pairs", "sigmas") if category.get(key) is None]
+    if known is None and missing:
+        raise InputError(f"{where}: category {category.get('name')!r} lacks {' and '.join(missing)}: {_HOW_TO_GIVE}")
+    try:
+        edges = tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or [])
+        pairs, sigmas = category.get("flip_pairs"), category.get("sigmas")
+        own = Skeleton(
+            name=str(category.get("name", "custom")),
+            keypoint_names=tuple(names),
+            edges=edges,
+            flip_pairs=tuple((int(a), int(b)) for a, b in pairs) if pairs is not None else known.flip_pairs,  # type: ignore[union-attr]
+            sigmas=tuple(float(s) for s in sigmas) if sigmas is not None else known.sigmas,  # type: ignore[union-attr]
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: category {category.get('name')!r}: {_reason(error)}") from None
+    if known is not None and own.sigmas == known.sigmas and set(own.flip_pairs) == set(known.flip_pairs):
+        return known
+    return own
+
+
+def load_skeleton(skeleton: SkeletonLike) -> Skeleton:
+    """A skeleton by name ("coco17") or from a YAML or JSON file with name, keypoint_names, edges, flip_pairs, sigmas.
+
+    Raises:
+        InputError: no such name or file, or the content is not a valid skeleton.
+    """
+    if isinstance(skeleton, Skeleton):
+        return skeleton
+    if str(skeleton) in SKELETONS:
+        return SKELETONS[str(skeleton)]
+    path = Path(skeleton)
+    if not path.is_file():
+        raise InputError(f"{skeleton}: neither a file nor a known skeleton ({', '.join(SKELETONS)})")
+    data = read_json(path) if path.suffix.lower() == ".json" else load_yaml(path)
+    try:
+        return Skeleton.from_dict(data)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {_reason(error)}") from None
+
+
+def find_images_dir(annotations: Path, file_name: str = "") -> Path:
+    """Where the pictures of an annotation file usually lie: the first of these that holds `file_name`.
+
+    `../images`, `../<split>` and `../images/<split>` (COCO's `person_keypoints_val2017.json` -> `val2017`), the folder
+    `images` beside the file, the file's own folder. Default when none holds it: `../images` if it exists, else the
+    file's own folder.
+    """
+    here = annotations.resolve().parent
+    split = annotations.stem.rsplit("_", 1)[-1]
+    places = (here.parent / "images", here.parent / split, here.parent / "images" / split, here / "images", here)
+    for place in places:
+        if file_name and (place / file_name).is_file():
+            return place
+    return places[0] if places[0].is_dir() else here
+
+
+def _xywh_to_xyxy(xywh: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).astype(np.float32)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{error.args[0]} is missing"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _integer(entry: Mapping[str, Any], key: str, path: Path, kind: str, number: int) -> int:
+    value = entry.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
+        found = "missing" if value is None else f"{value!r:.40}, expected a whole number"
+        raise InputError(f"{path}: {kind} {entry.get('id', number)}: {key} is {found}")
+    return value
+
+
+def _numbers(
+    entries: Sequence[Mapping[str, Any]], key: str, length: int | None, path: Path, default: Any = None
+) -> NDArray[np.float64]:
+    """(N,) or (N, length) finite numbers of one key; InputError names the first annotation that has something else."""
+    values = [entry.get(key, default) for entry in entries]
+    shape = (len(values),) if length is None else (len(values), length)
+    try:
+        array = np.array(values, np.float64).reshape(shape)
+        if np.isfinite(array).all():
+            return array
+    except (TypeError, ValueError, OverflowError):
+        pass
+    for number, value in enumerate(values):
+        try:
+            one = np.array(value, np.float64)
+            good = one.shape == shape[1:] and np.isfinite(one).all() and value is not None
+        except (TypeError, ValueError, OverflowError):
+            good = False
+        if not good:
+            wanted = "a finite number" if length is None else f"{length} finite numbers"
+            found = "missing" if value is None else f"not {wanted}"
+            raise InputError(f"{path}: annotation {entries[number].get('id', number)}: {key} is {found}")
+    raise InputError(f"{path}: annotations: {key} cannot be read")

@@ -1,0 +1,284 @@
+"""Crops of a data set, one person each, ready for a training or evaluation loop.
+
+Plain numpy and OpenCV: a class with `__len__` and `__getitem__` is all that a loader needs. Every sample depends only
+on (seed, epoch, index), so a run resumed in the middle of an epoch sees the very same crops.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypedDict
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ebapose.data.coco import CocoKeypoints
+from ebapose.data.photometric import apply_photometric
+from ebapose.data.transforms import (
+    AugmentConfig,
+    Geometry,
+    coarse_dropout,
+    hide,
+    paste,
+    person_mask,
+    sample_geometry,
+    transform_keypoints,
+)
+from ebapose.errors import InputError
+from ebapose.geometry.crop import CropCenter, compose, crop_scale, image_to_crop_matrix, warp_crop
+from ebapose.structures import UInt8Array
+
+SampleKey = int | tuple[int, int]
+
+_REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+_JPEG_START = b"\xff\xd8\xff"
+# tells the paste pool's generator apart from those of samples, which start (seed, epoch, index)
+_POOL_STREAM = 2**32 - 1
+
+
+class Sample(TypedDict):
+    """One person, cut out. H, W: crop size; K: keypoints.
+
+    Keys:
+        image: RGB uint8 (H, W, 3).
+        keypoints: (K, 2) float32, crop px; (0, 0) where not labelled. They may lie outside the crop.
+        visibility: (K,) uint8, 0 not labelled, 1 hidden (also by augmentation), 2 visible.
+        weights: (K,) float32, how much each label counts; 0 where not labelled.
+        matrix: (2, 3) float64, image px to crop px.
+        index: row of the person in the data set's records.
+    """
+
+    image: UInt8Array
+    keypoints: NDArray[np.float32]
+    visibility: NDArray[np.uint8]
+    weights: NDArray[np.float32]
+    matrix: NDArray[np.float64]
+    index: int
+
+
+class CropDataset:
+    """Persons of annotated pictures as network inputs.
+
+    Args:
+        records: persons to show, usually `load_coco(...).persons()`.
+        size_hw: height and width of the crops in px.
+        padding, crop_center: see `ebapose.card.InputSpec`.
+        augment: random changes; None shows every box as it is.
+        seed: with epoch and index it decides every random choice.
+        cache_bytes: memory for decoded pictures, per process. Pictures of at most `cache_pixels` pixels are kept until
+            it is full. With several workers call `preload()` before they start, so that they share one copy.
+        cache_pixels: see `cache_bytes`. Larger JPEGs are decoded at reduced size where the crop allows.
+
+    Attributes:
+        epoch: the epoch of plain integer keys. Workers that live on do not see a change: give them
+            (epoch, index) keys instead.
+    """
+
+    def __init__(
+        self,
+        records: CocoKeypoints,
+        size_hw: tuple[int, int],
+        *,
+        padding: float = 1.25,
+        crop_center: CropCenter = "symmetric",
+        augment: AugmentConfig | None = None,
+        seed: int = 0,
+        cache_bytes: int = 0,
+        cache_pixels: int = 512 * 512,
+    ) -> None:
+        self.records = records
+        self.size_hw = size_hw
+        self.padding = padding
+        self.crop_center: CropCenter = crop_center
+        self.augment = augment
+        self.seed = seed
+        self.epoch = 0
+        self.cache_bytes = cache_bytes
+        self.cache_pixels = cache_pixels
+        self._cache: dict[int, UInt8Array] = {}
+        self._cached_bytes = 0
+        self._pool: dict[int, tuple[UInt8Array, UInt8Array]] = {}
+        self._pool_epoch = -1
+        self._process = -1
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        """The sample of an index (in `self.epoch`) or of an (epoch, index) pair.
+
+        Raises:
+            InputError: the picture is missing, damaged, or not of the annotated size; the message names the file.
+            IndexError: past the end.
+        """
+        epoch, index = (self.epoch, key) if isinstance(key, int | np.integer) else key
+        index = int(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        # OpenCV's own threads fight with the loader's processes; a forked child would even inherit a dead pool
+        if self._process != os.getpid():
+            cv2.setNumThreads(0)
+            self._process = os.getpid()
+        return self._sample(int(epoch), index)
+
+    def try_sample(self, key: SampleKey) -> Sample | InputError:
+        """As `self[key]`, but a picture that cannot be used is returned as its error, so that a loop can count and
+        skip it."""
+        try:
+            return self[key]
+        except InputError as error:
+            return error
+
+    def preload(self, threads: int = 2) -> int:
+        """Decode pictures into the cache until it is full; returns how many are kept.
+
+        Pictures that cannot be read are left for `__getitem__` to report.
+        """
+
+        def load(row: int) -> None:
+            try:
+                self._read(row, 1.0)
+            except InputError:
+                return
+
+        rows = np.unique(self.records.image_indices)
+        small = np.prod(self.records.image_hw[rows].astype(np.int64), axis=1) <= self.cache_pixels
+        with ThreadPoolExecutor(threads) as pool:
+            for row in rows[small]:
+                if self._cached_bytes >= self.cache_bytes:
+                    break
+                pool.submit(load, int(row))
+        return len(self._cache)
+
+    def _sample(self, epoch: int, index: int) -> Sample:
+        records, config = self.records, self.augment
+        keypoints, visibility = records.keypoints[index], records.visibility[index]
+        rng = np.random.default_rng((self.seed, epoch, index))
+        if config is None:
+            geometry = Geometry(records.boxes_xyxy[index].astype(np.float64), 0.0, 1.0, False, (0.0, 0.0))
+        else:
+            geometry = sample_geometry(records.boxes_xyxy[index], keypoints, visibility, records.skeleton, config, rng)
+        crop, matrix = self._crop(index, geometry)
+        points, seen, weights = transform_keypoints(
+            keypoints, visibility, records.keypoint_weights[index], matrix, records.skeleton, flip=geometry.flip
+        )
+        if config is not None:
+            crop = self._cover(crop, points, seen, config, epoch, rng)
+            crop = apply_photometric(crop, config.photometric, rng)
+        return Sample(image=crop, keypoints=points, visibility=seen, weights=weights, matrix=matrix, index=index)
+
+    def _crop(self, index: int, geometry: Geometry) -> tuple[UInt8Array, NDArray[np.float64]]:
+        """RGB crop and its image to crop matrix."""
+        matrix = image_to_crop_matrix(
+            geometry.box_xyxy,
+            self.size_hw,
+            self.padding,
+            self.crop_center,
+            rotation_deg=geometry.rotation_deg,
+            scale=geometry.scale,
+            flip=geometry.flip,
+            shift=geometry.shift,
+        )[0]
+        image, factor = self._read(int(self.records.image_indices[index]), float(crop_scale(matrix)))
+        crop = warp_crop(image, compose(matrix, _reduced_to_image(factor)), self.size_hw)
+        return cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), matrix  # type: ignore[return-value]
+
+    def _cover(
+        self,
+        crop: UInt8Array,
+        keypoints: NDArray[np.float32],
+        visibility: NDArray[np.uint8],
+        config: AugmentConfig,
+        epoch: int,
+        rng: np.random.Generator,
+    ) -> UInt8Array:
+        pasting, dropping = rng.random(2)
+        if pasting < config.paste_probability:
+            hide(keypoints, visibility, paste(crop, *self._cutout(int(rng.integers(config.paste_pool)), epoch), rng))
+        if dropping < config.dropout_probability:
+            hide(keypoints, visibility, coarse_dropout(crop, config, rng))
+        return crop
+
+    def _cutout(self, slot: int, epoch: int) -> tuple[UInt8Array, UInt8Array]:
+        """Cut-out number `slot` of the epoch's pool: crop (H, W, 3) and silhouette (H, W).
+
+        The pool is drawn from (seed, epoch) alone, so what a worker happens to hold in memory changes nothing.
+        """
+        if self._pool_epoch != epoch:
+            self._pool, self._pool_epoch = {}, epoch
+        if slot not in self._pool:
+            records = self.records
+            index = int(np.random.default_rng((self.seed, epoch, _POOL_STREAM, slot)).integers(len(records)))
+            plain = Geometry(records.boxes_xyxy[index].astype(np.float64), 0.0, 1.0, False, (0.0, 0.0))
+            try:
+                crop, matrix = self._crop(index, plain)
+            except InputError:  # the person's own turn reports it; an occluder more or less does not matter
+                crop, matrix = np.zeros((*self.size_hw, 3), np.uint8), np.eye(2, 3)
+            points, seen, _ = transform_keypoints(
+                records.keypoints[index],
+                records.visibility[index],
+                records.keypoint_weights[index],
+                matrix,
+                records.skeleton,
+                flip=False,
+            )
+            self._pool[slot] = crop, person_mask(points, seen, records.skeleton, self.size_hw)
+        return self._pool[slot]
+
+    def _read(self, row: int, scale: float) -> tuple[UInt8Array, int]:
+        """BGR picture of image number `row`, and how many times smaller than annotated it is (1, 2, 4 or 8).
+
+        `scale`: crop px per image px; a picture is never shrunk so far that the crop would enlarge it.
+        """
+        if row in self._cache:
+            return self._cache[row], 1
+        path = self.records.image_path(row)
+        height, width = (int(n) for n in self.records.image_hw[row])
+        keep = self.cache_bytes > 0 and height * width <= self.cache_pixels
+        image, factor = decode_reduced(path, (height, width), 1 if keep else int(1 / max(scale, 1e-9)))
+        if keep and self._cached_bytes + image.nbytes <= self.cache_bytes:
+            self._cache[row] = image
+            self._cached_bytes += image.nbytes
+        return image, factor
+
+
+def decode_reduced(path: Path, image_hw: tuple[int, int], at_most: int) -> tuple[UInt8Array, int]:
+    """Decode a picture, a JPEG possibly at 1/2, 1/4 or 1/8 of its size (which is cheaper and free of aliasing).
+
+    Args:
+        path: the file.
+        image_hw: its annotated height and width in px, after EXIF rotation.
+        at_most: largest allowed reduction.
+
+    Returns:
+        BGR uint8 picture and the reduction. Pixel i of a picture reduced by d is centred on pixel d*i + (d-1)/2.
+
+    Raises:
+        InputError: missing, damaged, or not of the annotated size.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    factor = 1
+    if at_most > 1 and data[:3].tobytes() == _JPEG_START:
+        factor = max(d for d in (1, 2, 4, 8) if d <= at_most)
+    try:
+        image = cv2.imdecode(data, _REDUCED.get(factor, cv2.IMREAD_COLOR)) if data.size else None
+    except cv2.error as error:
+        raise InputError(f"{path}: not a readable picture ({error.err})") from None
+    if image is None:
+        raise InputError(f"{path}: not a readable picture")
+    height, width = image_hw
+    if image.shape[:2] != (-(-height // factor), -(-width // factor)):
+        found = f"{image.shape[1] * factor}x{image.shape[0] * factor}{' (about)' if factor > 1 else ''}"
+        raise InputError(f"{path}: the picture is {found}, annotated as {width}x{height} (width x height)")
+    return image, factor  # type: ignore[return-value]
+
+
+def _reduced_to_image(factor: int) -> NDArray[np.float64]:
+    offset = (factor - 1) / 2
+    return np.array([[factor, 0, offset], [0, factor, offset]], np.float64)

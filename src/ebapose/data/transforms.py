@@ -1,0 +1,273 @@
+"""Training augmentation: every geometric change is one matrix, applied by one warp, to pixels and keypoints alike.
+
+Spaces: `image` (px of the picture) and `crop` (px of the network input), the centre of a pixel has integer
+coordinates. Mirroring relabels left and right by the skeleton's flip pairs, in keypoints, visibility and weights.
+
+Adding a new augmentation: a documented field in `AugmentConfig`; geometric ones change the arguments of
+`image_to_crop_matrix` in `sample_geometry`, ones that hide something return a mask and go through `hide`, the others
+go into `photometric`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field, model_validator
+
+from ebapose.config import Config
+from ebapose.data.photometric import STRONG_PHOTOMETRIC, PhotometricConfig
+from ebapose.geometry.crop import transform_points
+from ebapose.skeleton import Skeleton
+from ebapose.structures import UInt8Array
+
+_LOWER_BODY = ("hip", "knee", "ankle", "foot", "toe", "heel", "pelvis")
+
+
+class AugmentConfig(Config):
+    """Random changes of a training sample. The defaults are the paper's: flip, rotation +-30 deg, scale 0.7-1.3."""
+
+    flip_probability: float = Field(default=0.5, ge=0, le=1)
+    """Mirror the picture and swap left and right labels."""
+    rotation_deg: float = Field(default=30.0, ge=0, le=180)
+    """Turn by up to +- this angle (uniform), or with this standard deviation, cut at twice it (normal)."""
+    rotation_probability: float = Field(default=1.0, ge=0, le=1)
+    """Share of samples that are turned at all."""
+    scale: tuple[float, float] = (0.7, 1.3)
+    """Range of the box enlargement: above 1 the person appears smaller."""
+    distribution: Literal["uniform", "normal"] = "uniform"
+    """Of rotation and scale; "normal" as the references of Simple Baseline and SimCC do (scale: standard deviation of
+    half the range about its middle, cut at the range's ends)."""
+    shift: float = Field(default=0.0, ge=0, le=0.5)
+    """Move the box by up to +- this fraction of its size."""
+    half_body_probability: float = Field(default=0.0, ge=0, le=1)
+    """Show only the upper or the lower body, where at least `half_body_keypoints` are labelled."""
+    half_body_keypoints: int = Field(default=8, ge=2)
+    """See `half_body_probability`."""
+    dropout_probability: float = Field(default=0.0, ge=0, le=1)
+    """Cover one to `dropout_patches` rectangles with one colour or noise; keypoints below become hidden."""
+    dropout_patches: int = Field(default=3, ge=1, le=32)
+    """See `dropout_probability`."""
+    dropout_fraction: float = Field(default=0.3, gt=0, le=0.7)
+    """Largest side of such a rectangle, as a fraction of the crop's."""
+    paste_probability: float = Field(default=0.0, ge=0, le=1)
+    """Paste the cut-out of another training person, as occluder or neighbour; keypoints below become hidden."""
+    paste_pool: int = Field(default=128, ge=1, le=4096)
+    """Cut-outs per epoch to choose from; they stay in memory."""
+    photometric: PhotometricConfig = PhotometricConfig()
+    """Colours and sharpness; see `PhotometricConfig`."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AugmentConfig:
+        if not 0.1 <= self.scale[0] <= self.scale[1] <= 10:
+            raise ValueError("scale must be two numbers between 0.1 and 10 in ascending order")
+        return self
+
+
+PAPER = AugmentConfig()
+"""The paper's augmentation."""
+
+STRONG = AugmentConfig(
+    rotation_deg=40,
+    rotation_probability=0.8,
+    scale=(0.65, 1.35),
+    shift=0.08,
+    half_body_probability=0.25,
+    dropout_probability=0.25,
+    paste_probability=0.2,
+    photometric=STRONG_PHOTOMETRIC,
+)
+"""For small data sets and networks from scratch."""
+
+AUGMENTATIONS = {"paper": PAPER, "strong": STRONG}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What one sample does to its box; arguments of `geometry.crop.image_to_crop_matrix`.
+
+    Attributes:
+        box_xyxy: (4,) image px; the person's box or that of half the body.
+        rotation_deg, scale, flip, shift: as there.
+    """
+
+    box_xyxy: NDArray[np.float64]
+    rotation_deg: float
+    scale: float
+    flip: bool
+    shift: tuple[float, float]
+
+
+def sample_geometry(
+    box_xyxy: ArrayLike,
+    keypoints: NDArray[np.float32],
+    visibility: NDArray[np.uint8],
+    skeleton: Skeleton,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+) -> Geometry:
+    """Draw one sample's geometry.
+
+    Args:
+        box_xyxy: (4,) person box in image px.
+        keypoints: (K, 2) image px.
+        visibility: (K,) 0, 1 or 2.
+        skeleton: whose lower body is recognised by the names of its keypoints (hip, knee, ankle, foot, ...).
+        config: ranges and probabilities.
+        rng: source of every random choice.
+    """
+    flip, turned, half, upper = rng.random(4)
+    low, high = config.scale
+    if config.distribution == "uniform":
+        rotation, scale = rng.uniform(-1, 1) * config.rotation_deg, rng.uniform(low, high)
+    else:
+        limit = 2 * config.rotation_deg
+        rotation = float(np.clip(rng.standard_normal() * config.rotation_deg, -limit, limit))
+        scale = float(np.clip((low + high) / 2 + rng.standard_normal() * (high - low) / 2, low, high))
+    shift = rng.uniform(-config.shift, config.shift, 2)
+    box = np.asarray(box_xyxy, np.float64)
+    if half < config.half_body_probability and np.count_nonzero(visibility) >= config.half_body_keypoints:
+        box = half_body_box(box, keypoints, visibility, skeleton, upper=upper < 0.5)
+    return Geometry(
+        box_xyxy=box,
+        rotation_deg=rotation if turned < config.rotation_probability else 0.0,
+        scale=scale,
+        flip=bool(flip < config.flip_probability),
+        shift=(float(shift[0]), float(shift[1])),
+    )
+
+
+def half_body_box(
+    box_xyxy: NDArray[np.float64],
+    keypoints: NDArray[np.float32],
+    visibility: NDArray[np.uint8],
+    skeleton: Skeleton,
+    *,
+    upper: bool,
+) -> NDArray[np.float64]:
+    """Box (4,) of the upper or lower body's labelled keypoints, enlarged by 1.2; the given box if they are too few.
+
+    The enlargement times the usual padding of 1.25 is the 1.5 of the reference implementations.
+    """
+    lower = np.array([any(part in name.lower() for part in _LOWER_BODY) for name in skeleton.keypoint_names])
+    chosen = keypoints[(visibility > 0) & (~lower if upper else lower)]
+    if len(chosen) < 3 or not lower.any():
+        return box_xyxy
+    begin, end = chosen.min(axis=0).astype(np.float64), chosen.max(axis=0).astype(np.float64)
+    # three keypoints in a row or on top of each other must not make a microscope of the crop
+    least = 0.25 * np.max(box_xyxy[2:] - box_xyxy[:2])
+    half = np.maximum((end - begin) * 1.2, least) / 2
+    middle = (begin + end) / 2
+    return np.concatenate([middle - half, middle + half])
+
+
+def transform_keypoints(
+    keypoints: NDArray[np.float32],
+    visibility: NDArray[np.uint8],
+    weights: NDArray[np.float32],
+    matrix: ArrayLike,
+    skeleton: Skeleton,
+    *,
+    flip: bool,
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]:
+    """Keypoints from image to crop px, left and right relabelled where the matrix mirrors.
+
+    Args:
+        keypoints: (K, 2) image px.
+        visibility: (K,).
+        weights: (K,).
+        matrix: (2, 3) image to crop px.
+        skeleton: owner of the flip pairs.
+        flip: whether the matrix mirrors.
+
+    Returns:
+        keypoints (K, 2) float32 in crop px, (0, 0) where not labelled; visibility (K,); weights (K,).
+    """
+    points = transform_points(keypoints, matrix).astype(np.float32)
+    if flip:
+        order = skeleton.flip_indices
+        points, visibility, weights = points[order], visibility[order], weights[order]
+    return points * (visibility > 0)[:, None], visibility.copy(), weights.copy()
+
+
+def hide(keypoints: NDArray[np.float32], visibility: NDArray[np.uint8], mask: UInt8Array) -> None:
+    """Turn visible keypoints (2) under a mask (H, W; nonzero covers) into hidden ones (1), in place."""
+    x, y = np.rint(keypoints).astype(int).T
+    inside = (x >= 0) & (y >= 0) & (x < mask.shape[1]) & (y < mask.shape[0]) & (visibility == 2)
+    rows = np.flatnonzero(inside)
+    visibility[rows[mask[y[rows], x[rows]] > 0]] = 1
+
+
+def coarse_dropout(crop: UInt8Array, config: AugmentConfig, rng: np.random.Generator) -> UInt8Array:
+    """Cover random rectangles of the crop, in place; returns the mask (H, W) of what is covered."""
+    height, width = crop.shape[:2]
+    mask = np.zeros((height, width), np.uint8)
+    for _ in range(int(rng.integers(1, config.dropout_patches + 1))):
+        sides = rng.uniform(0.05, max(config.dropout_fraction, 0.05), 2) * (height, width)
+        h, w = np.maximum(np.rint(sides).astype(int), 1)
+        top, left = int(rng.integers(0, max(height - h, 0) + 1)), int(rng.integers(0, max(width - w, 0) + 1))
+        area = np.s_[top : top + h, left : left + w]
+        if rng.random() < 0.5:
+            crop[area] = rng.integers(0, 256, 3, np.uint8)
+        else:
+            crop[area] = rng.integers(0, 256, crop[area].shape, np.uint8)
+        mask[area] = 255
+    return mask
+
+
+def person_mask(
+    keypoints: NDArray[np.float32], visibility: NDArray[np.uint8], skeleton: Skeleton, size_hw: tuple[int, int]
+) -> UInt8Array:
+    """A rough silhouette (H, W), 0 or 255: edges as thick strokes, the trunk filled.
+
+    Annotations hold no outlines here; a hand's breadth too much or too little does not matter for an occluder.
+    """
+    mask = np.zeros(size_hw, np.uint8)
+    labelled = visibility > 0
+    if np.count_nonzero(labelled) < 3:
+        return mask
+    points = np.clip(keypoints, -4 * max(size_hw), 4 * max(size_hw))
+    extent = points[labelled].max(axis=0) - points[labelled].min(axis=0)
+    stroke = max(2, round(0.13 * float(np.hypot(*extent))))
+    pixels = np.rint(points).astype(int)
+    for a, b in skeleton.edges:
+        if labelled[a] and labelled[b]:
+            cv2.line(mask, pixels[a].tolist(), pixels[b].tolist(), 255, stroke)
+    trunk = [i for i, name in enumerate(skeleton.keypoint_names) if "shoulder" in name or "hip" in name]
+    trunk = [i for i in trunk if labelled[i]]
+    if len(trunk) >= 3:
+        cv2.fillConvexPoly(mask, cv2.convexHull(pixels[trunk].astype(np.int32)), 255)
+    for i in np.flatnonzero(labelled):
+        cv2.circle(mask, pixels[i].tolist(), stroke // 2, 255, -1)
+    return mask
+
+
+def paste(crop: UInt8Array, cutout: UInt8Array, cutout_mask: UInt8Array, rng: np.random.Generator) -> UInt8Array:
+    """Paste another person's cut-out over the crop, in place, scaled, turned, mirrored and moved at random.
+
+    Args:
+        crop: RGB uint8 (H, W, 3).
+        cutout: RGB uint8 (h, w, 3) with its silhouette `cutout_mask` uint8 (h, w).
+        rng: source of every random choice.
+
+    Returns:
+        The mask (H, W) of what is covered.
+    """
+    height, width = crop.shape[:2]
+    h, w = cutout_mask.shape
+    scale = rng.uniform(0.5, 1.2) * height / h
+    angle = np.deg2rad(rng.uniform(-25, 25))
+    mirror = -1.0 if rng.random() < 0.5 else 1.0
+    # beside the person, most of the time: an occluder in the middle hides everything there is to learn
+    side = -1.0 if rng.random() < 0.5 else 1.0
+    target = np.array([width / 2 + side * rng.uniform(0.2, 0.6) * width, height / 2 + rng.uniform(-0.25, 0.5) * height])
+    linear = scale * np.array([[np.cos(angle) * mirror, np.sin(angle)], [-np.sin(angle) * mirror, np.cos(angle)]])
+    matrix = np.concatenate([linear, (target - linear @ [w / 2, h / 2])[:, None]], axis=1)
+    mask = cv2.warpAffine(cutout_mask, matrix, (width, height), flags=cv2.INTER_LINEAR)
+    moved = cv2.warpAffine(cutout, matrix, (width, height), flags=cv2.INTER_LINEAR)
+    alpha = mask[..., None].astype(np.uint16)
+    crop[:] = ((crop * (255 - alpha) + moved * alpha + 127) // 255).astype(np.uint8)
+    return (mask > 127).astype(np.uint8)
