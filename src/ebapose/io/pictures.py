@@ -83,7 +83,7 @@ def read_image(path: str | Path, *, stem: str = "") -> Frame:
 
 
 def decode_image(data: bytes, name: str = "image") -> UInt8Array:
-    """Decode the bytes of one picture file to RGB uint8 (H, W, 3). Raises InputError naming `name`; see `read_image`."""
+    """Decode the bytes of a picture file to RGB uint8 (H, W, 3). Raises InputError naming `name`, as `read_image`."""
     if not data:
         raise InputError(f"{name}: the file is empty")
     kind = _format(data)
