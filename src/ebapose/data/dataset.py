@@ -29,12 +29,11 @@ from ebapose.data.transforms import (
 )
 from ebapose.errors import InputError
 from ebapose.geometry.crop import CropCenter, compose, crop_scale, image_to_crop_matrix, warp_crop
+from ebapose.io.pictures import decode_image
 from ebapose.structures import UInt8Array
 
 SampleKey = int | tuple[int, int]
 
-_REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-_JPEG_START = b"\xff\xd8\xff"
 # tells the paste pool's generator apart from those of samples, which start (seed, epoch, index)
 _POOL_STREAM = 2**32 - 1
 
@@ -183,8 +182,7 @@ class CropDataset:
             shift=geometry.shift,
         )[0]
         image, factor = self._read(int(self.records.image_indices[index]), float(crop_scale(matrix)))
-        crop = warp_crop(image, compose(matrix, _reduced_to_image(factor)), self.size_hw)
-        return cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), matrix  # type: ignore[return-value]
+        return warp_crop(image, compose(matrix, _reduced_to_image(factor)), self.size_hw), matrix
 
     def _cover(
         self,
@@ -229,7 +227,7 @@ class CropDataset:
         return self._pool[slot]
 
     def _read(self, row: int, scale: float) -> tuple[UInt8Array, int]:
-        """BGR picture of image number `row`, and how many times smaller than annotated it is (1, 2, 4 or 8).
+        """RGB picture of image number `row`, and how many times smaller than annotated it is (1, 2, 4 or 8).
 
         `scale`: crop px per image px; a picture is never shrunk so far that the crop would enlarge it.
         """
@@ -254,29 +252,22 @@ def decode_reduced(path: Path, image_hw: tuple[int, int], at_most: int) -> tuple
         at_most: largest allowed reduction.
 
     Returns:
-        BGR uint8 picture and the reduction. Pixel i of a picture reduced by d is centred on pixel d*i + (d-1)/2.
+        RGB uint8 picture and its reduction (see `io.pictures.decode_image`).
 
     Raises:
         InputError: missing, damaged, or not of the annotated size.
     """
     try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    factor = 1
-    if at_most > 1 and data[:3].tobytes() == _JPEG_START:
-        factor = max(d for d in (1, 2, 4, 8) if d <= at_most)
-    try:
-        image = cv2.imdecode(data, _REDUCED.get(factor, cv2.IMREAD_COLOR)) if data.size else None
-    except cv2.error as error:
-        raise InputError(f"{path}: not a readable picture ({error.err})") from None
-    if image is None:
-        raise InputError(f"{path}: not a readable picture")
-    height, width = image_hw
-    if image.shape[:2] != (-(-height // factor), -(-width // factor)):
-        found = f"{image.shape[1] * factor}x{image.shape[0] * factor}{' (about)' if factor > 1 else ''}"
-        raise InputError(f"{path}: the picture is {found}, annotated as {width}x{height} (width x height)")
-    return image, factor  # type: ignore[return-value]
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    wanted = max(d for d in (1, 2, 4, 8) if d <= max(at_most, 1))
+    image = decode_image(data, str(path), reduce=wanted)
+    for factor in (wanted, 1):
+        if image.shape[:2] == (-(-image_hw[0] // factor), -(-image_hw[1] // factor)):
+            return image, factor
+    height, width = decode_image(data, str(path)).shape[:2]
+    raise InputError(f"{path}: the picture is {width}x{height}, annotated as {image_hw[1]}x{image_hw[0]}")
 
 
 def _reduced_to_image(factor: int) -> NDArray[np.float64]:
