@@ -6,23 +6,16 @@ Simple Baseline (microsoft/human-pose-estimation.pytorch 49f3f44) and MMPose (op
 
 from __future__ import annotations
 
-import zlib
-from pathlib import Path
-
 import numpy as np
 import pytest
+
+from vectors import GOLDEN, generator
 
 torch = pytest.importorskip("torch")
 
 from ebapose.training.loss import heatmap_loss, simcc_loss  # noqa: E402
 
-GOLDEN = Path(__file__).parent.parent / "golden"
-SEED = 2026
 DTYPES = [(torch.float64, 1e-9, 2e-6), (torch.float32, 1e-6, 5e-6)]  # value rel, gradient of the largest entry
-
-
-def generator(tag: str) -> np.random.Generator:
-    return np.random.default_rng(zlib.crc32(tag.encode()) ^ SEED)
 
 
 def logits(tag: str, scale: float, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
