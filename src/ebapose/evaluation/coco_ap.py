@@ -87,14 +87,21 @@ def coco_ap(
     )
 
 
+def average_precision(annotations: Annotations, results: Results) -> float:
+    """AP over all areas alone, 0..1: for callers that need it many times."""
+    precision = np.array(run_cocoeval(annotations, results, areas=("all",)).eval["precision"], np.float64)
+    known = precision[precision > -1]
+    return float(known.mean()) if known.size else float("nan")
+
+
 def check_box_mode(box_mode: str) -> None:
     """Raise UsageError, naming the choices, unless `box_mode` is a `BoxMode`."""
     if box_mode not in get_args(BoxMode):
         raise UsageError(f"box mode {box_mode!r}: choose one of {', '.join(get_args(BoxMode))}")
 
 
-def run_cocoeval(truth: Annotations, poses: Results) -> Any:
-    """faster-coco-eval's evaluator after `evaluate` and `accumulate`."""
+def run_cocoeval(truth: Annotations, poses: Results, areas: Sequence[str] = AREA_NAMES) -> Any:
+    """faster-coco-eval's evaluator after `evaluate` and `accumulate`, over the chosen areas."""
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError:
@@ -154,7 +161,10 @@ def run_cocoeval(truth: Annotations, poses: Results) -> Any:
     evaluator = COCOeval_faster(
         gt, dt, iouType="keypoints", print_function=silent, kpt_oks_sigmas=sigmas, separate_eval=True
     )
-    evaluator.params.catIds = [1]
+    params = evaluator.params
+    params.catIds = [1]
+    params.areaRng = [r for r, name in zip(params.areaRng, AREA_NAMES, strict=True) if name in areas]
+    params.areaRngLbl = list(areas)
     evaluator.evaluate()
     evaluator.accumulate()
     return evaluator

@@ -1,0 +1,259 @@
+"""Do scores and standard deviations mean what they say, and how to correct them.
+
+A keypoint score is the probability that the keypoint is right: its OKS with the truth is at least 0.5, so
+d^2 <= 2 ln 2 area (2 sigma_oks)^2. A standard deviation is per axis: 68.27 % of the errors are smaller, 95.45 %
+smaller than two (what a Gaussian promises). All coordinates are in image px.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ebapose.card import Calibration
+from ebapose.errors import UsageError
+from ebapose.evaluation.oks import keypoint_similarity
+
+FloatArray = NDArray[np.float64]
+
+WITHIN_1_SIGMA = 0.682689492137086
+WITHIN_2_SIGMA = 0.954499736103642
+RIGHT_OKS = 0.5
+
+_PROBABILITY_EPS = 1e-6  # as `ebapose.codecs` clips scores before the logit
+_MIN_SIGMA_PX = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """Scores against what happened.
+
+    Attributes:
+        edges: (B + 1,) of the score bins.
+        counts: (B,) scores in each bin.
+        mean_scores: (B,) mean score, NaN in an empty bin.
+        right_shares: (B,) share of right keypoints, NaN in an empty bin.
+        expected_calibration_error: mean over all scores of |mean score - share right| of their bin, 0..1.
+        brier_score: mean squared difference between score and event; smaller is better, it also rewards telling right
+            from wrong.
+    """
+
+    edges: FloatArray
+    counts: NDArray[np.intp]
+    mean_scores: FloatArray
+    right_shares: FloatArray
+    expected_calibration_error: float
+    brier_score: float
+
+
+@dataclass(frozen=True, eq=False)
+class SigmaCalibration:
+    """Errors against predicted standard deviations, each axis of each keypoint one sample.
+
+    Attributes:
+        within_1_sigma, within_2_sigma: share of errors; a calibrated model has 0.6827 and 0.9545.
+        promised: (Q,) central probabilities; observed: (Q,) share of the errors inside the interval of that
+            probability.
+        expected_calibration_error: mean of |promised - observed|.
+        count: samples.
+    """
+
+    within_1_sigma: float
+    within_2_sigma: float
+    promised: FloatArray
+    observed: FloatArray
+    expected_calibration_error: float
+    count: int
+
+
+def right_keypoints(distance_px: ArrayLike, areas: ArrayLike, sigmas: ArrayLike) -> NDArray[np.bool_]:
+    """(N, K) whether each keypoint is within an OKS of 0.5 of the truth.
+
+    Args:
+        distance_px: (N, K); NaN gives False.
+        areas: (N,) px^2.
+        sigmas: (K,) of the skeleton.
+    """
+    distance_sq = np.asarray(distance_px, np.float64) ** 2
+    similarity = keypoint_similarity(distance_sq, np.asarray(areas, np.float64)[:, None], sigmas)
+    return np.asarray(similarity >= RIGHT_OKS)
+
+
+def reliability(scores: ArrayLike, right: ArrayLike, bins: int = 10) -> Reliability:
+    """Reliability curve over `bins` equally wide score bins.
+
+    Args:
+        scores: any shape, 0..1; NaN is left out.
+        right: bool, same shape.
+
+    Raises:
+        UsageError: a score is outside 0..1, so it cannot be a probability.
+    """
+    score, event = np.asarray(scores, np.float64).ravel(), np.asarray(right, bool).ravel()
+    event, score = event[~np.isnan(score)], score[~np.isnan(score)]
+    if score.size and (score.min() < 0 or score.max() > 1):
+        raise UsageError(f"scores from {score.min():.3g} to {score.max():.3g} are no probabilities: expected 0..1")
+    edges = np.linspace(0, 1, bins + 1)
+    index = np.minimum((score * bins).astype(np.intp), bins - 1)
+    counts = np.bincount(index, minlength=bins)
+    full = counts > 0
+    empty = np.full(bins, np.nan)
+    means = np.divide(np.bincount(index, score, bins), counts, out=empty.copy(), where=full)
+    shares = np.divide(np.bincount(index, event.astype(float), bins), counts, out=empty.copy(), where=full)
+    total = counts.sum()
+    ece = float((np.abs(means - shares)[full] * counts[full]).sum() / total) if total else float("nan")
+    brier = float(((score - event) ** 2).mean()) if total else float("nan")
+    return Reliability(edges, counts, means, shares, ece, brier)
+
+
+def sigma_calibration(errors_px: ArrayLike, sigmas_px: ArrayLike) -> SigmaCalibration:
+    """How often errors stay inside what the standard deviations promise.
+
+    Args:
+        errors_px: signed or absolute error per axis, any shape; NaN is left out.
+        sigmas_px: same shape; NaN is left out, 0 is allowed (then only an error of 0 is inside).
+    """
+    z = _standardised(errors_px, sigmas_px)
+    promised = np.linspace(0.05, 0.95, 19)
+    if z.size == 0:
+        nan = float("nan")
+        return SigmaCalibration(nan, nan, promised, np.full(19, nan), nan, 0)
+    limits = [NormalDist().inv_cdf((1 + p) / 2) for p in promised]
+    observed = np.searchsorted(np.sort(z), limits, side="right") / z.size
+    return SigmaCalibration(
+        within_1_sigma=float((z <= 1).mean()),
+        within_2_sigma=float((z <= 2).mean()),
+        promised=promised,
+        observed=observed,
+        expected_calibration_error=float(np.abs(promised - observed).mean()),
+        count=z.size,
+    )
+
+
+def _standardised(errors_px: ArrayLike, sigmas_px: ArrayLike) -> FloatArray:
+    errors, sigmas = np.abs(np.asarray(errors_px, np.float64)).ravel(), np.asarray(sigmas_px, np.float64).ravel()
+    known = np.isfinite(errors) & np.isfinite(sigmas)
+    return np.asarray(errors[known] / np.maximum(sigmas[known], _MIN_SIGMA_PX))
+
+
+def fit_calibration(
+    raw_scores: ArrayLike,
+    right: ArrayLike,
+    labelled: ArrayLike,
+    errors_px: ArrayLike | None = None,
+    sigmas_px: ArrayLike | None = None,
+    measured_on: str = "",
+    prior_samples: float = 50.0,
+) -> Calibration:
+    """Corrections per keypoint from validation data; `ebapose.codecs.apply_calibration` applies them.
+
+    Scores: logistic regression (Platt scaling) of `right` on the logit of the raw score. Every keypoint's fit is
+        drawn towards the
+    fit of all keypoints together, as if that had been seen in `prior_samples` more samples; a keypoint without
+    samples gets the pooled fit. A slope is never negative: a higher raw score never becomes a lower one. Sigmas: the
+    factor that puts 68.27 % of the errors per axis within one sigma, drawn towards the pooled one in the same way.
+
+    Args:
+        raw_scores: (N, K) uncorrected scores in 0..1.
+        right: (N, K) bool, from `right_keypoints`.
+        labelled: (N, K) bool: the samples that count.
+        errors_px: (N, K, 2) signed or absolute errors; with `sigmas_px` or not at all.
+        sigmas_px: (N, K, 2) uncorrected standard deviations, NaN where unknown.
+        measured_on: goes into the card: data set and number of persons.
+        prior_samples: see above.
+
+    Raises:
+        UsageError: no labelled keypoint, or scores outside 0..1.
+    """
+    scores, events, mask = np.asarray(raw_scores, np.float64), np.asarray(right, bool), np.asarray(labelled, bool)
+    mask = mask & np.isfinite(scores)
+    if not mask.any():
+        raise UsageError("no labelled keypoint to calibrate on")
+    if scores[mask].min() < 0 or scores[mask].max() > 1:
+        raise UsageError("raw scores must lie in 0..1")
+    clipped = np.clip(np.where(mask, scores, 0.5), _PROBABILITY_EPS, 1 - _PROBABILITY_EPS)
+    logits = np.log(clipped / (1 - clipped))
+
+    # One sample's worth of "change nothing" keeps the pooled fit finite where right and wrong are perfectly separable.
+    pooled = _fit_logistic(logits[mask], events[mask], np.array([1.0, 0.0]), np.eye(2))
+    information = _information(logits[mask], pooled) / mask.sum()
+    per_keypoint = np.array(
+        [
+            _fit_logistic(logits[mask[:, k], k], events[mask[:, k], k], pooled, prior_samples * information)
+            for k in range(scores.shape[1])
+        ]
+    )
+    sigma_scale: tuple[float, ...] = ()
+    if errors_px is not None and sigmas_px is not None:
+        known = np.where(mask[..., None], np.asarray(sigmas_px, np.float64), np.nan)
+        sigma_scale = _sigma_scales(np.asarray(errors_px, np.float64), known, prior_samples)
+    return Calibration(
+        score_scale=tuple(round(float(v), 6) for v in per_keypoint[:, 0]),
+        score_shift=tuple(round(float(v), 6) for v in per_keypoint[:, 1]),
+        sigma_scale=sigma_scale,
+        measured_on=measured_on,
+    )
+
+
+def _fit_logistic(
+    logits: FloatArray, events: NDArray[np.bool_], prior: FloatArray, precision: FloatArray
+) -> FloatArray:
+    """Most probable (slope, shift) under a Gaussian prior: Newton's method with step halving; slope >= 0."""
+    precision = precision + 1e-9 * np.eye(2)
+
+    def loss(parameters: FloatArray) -> float:
+        z = parameters[0] * logits + parameters[1]
+        delta = parameters - prior
+        return float((np.logaddexp(0, z) - events * z).sum() + delta @ precision @ delta / 2)
+
+    theta = prior.copy()
+    free = np.array([True, True])
+    value = loss(theta)
+    for _ in range(100):
+        probability = _sigmoid(theta[0] * logits + theta[1])
+        residual = probability - events
+        gradient = np.array([residual @ logits, residual.sum()]) + precision @ (theta - prior)
+        hessian = _information(logits, theta) + precision
+        free[0] = not (theta[0] <= 0 and gradient[0] > 0)
+        step = np.zeros(2)
+        step[free] = np.linalg.solve(hessian[np.ix_(free, free)], gradient[free])
+        while True:
+            candidate = theta - step
+            candidate[0] = max(candidate[0], 0.0)
+            if loss(candidate) <= value or np.abs(step).max() < 1e-10:
+                break
+            step = step / 2
+        moved = np.abs(candidate - theta).max()
+        theta, value = candidate, loss(candidate)
+        if moved < 1e-9:
+            break
+    return theta
+
+
+def _information(logits: FloatArray, theta: FloatArray) -> FloatArray:
+    probability = _sigmoid(theta[0] * logits + theta[1])
+    weight = probability * (1 - probability)
+    cross = float(weight @ logits)
+    return np.array([[float(weight @ logits**2), cross], [cross, float(weight.sum())]])
+
+
+def _sigmoid(z: FloatArray) -> FloatArray:
+    return np.asarray(0.5 * (1 + np.tanh(z / 2)))
+
+
+def _sigma_scales(errors_px: FloatArray, sigmas_px: FloatArray, prior_samples: float) -> tuple[float, ...]:
+    pooled = _standardised(errors_px, sigmas_px)
+    if pooled.size == 0:
+        return ()
+    pooled_log = np.log(max(float(np.quantile(pooled, WITHIN_1_SIGMA)), _MIN_SIGMA_PX))
+    scales = []
+    for k in range(sigmas_px.shape[1]):
+        z = _standardised(errors_px[:, k], sigmas_px[:, k])
+        samples = z.size / 2
+        own = np.log(max(float(np.quantile(z, WITHIN_1_SIGMA)), _MIN_SIGMA_PX)) if z.size else 0.0
+        mixed = (samples * own + prior_samples * pooled_log) / (samples + prior_samples) if samples else pooled_log
+        scales.append(round(float(np.exp(mixed)), 6))
+    return tuple(scales)
