@@ -34,7 +34,7 @@ class InputSpec(Config):
     size_hw: tuple[int, int]
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    padding: float = Field(1.25, gt=0)
+    padding: float = Field(default=1.25, gt=0)
     crop_center: Literal["symmetric", "corner"] = "symmetric"
 
     @field_validator("size_hw")
@@ -58,10 +58,10 @@ class CodecSpec(Config):
     """
 
     type: Literal["simcc", "heatmap", "coordinate"] = "simcc"
-    split_ratio: float = Field(2.0, gt=0)
+    split_ratio: float = Field(default=2.0, gt=0)
     sigma: tuple[float, float] = (6.0, 6.0)
     targets: Literal["gaussian", "one_hot"] = "gaussian"
-    stride: int = Field(4, gt=0)
+    stride: int = Field(default=4, gt=0)
 
 
 class Calibration(Config):

@@ -1,0 +1,34 @@
+"""What every pose network has in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ebapose.card import CodecSpec
+
+
+class PoseModel(nn.Module):
+    """A network from a crop to encoded keypoints.
+
+    Input: (B, 3, H, W) float32, RGB, normalised with the card's mean and std. In eval mode `forward` returns a tuple
+    of tensors, whatever `codec_spec.type` calls for:
+
+    - "simcc": logits_x (B, K, int(W * split_ratio)), logits_y (B, K, int(H * split_ratio));
+    - "heatmap": maps (B, K, H / 4, W / 4);
+    - "coordinate": coordinates (B, K, 2), x and y as fractions 0..1 of the crop.
+
+    Attributes:
+        input_hw: height and width of the crop in px.
+        num_keypoints: K.
+        codec_spec: how the outputs encode keypoints.
+        architecture: registered name without the size; set by `create_model`.
+        options: what `create_model` was given; with the architecture and the size it makes the same network again.
+    """
+
+    input_hw: tuple[int, int]
+    num_keypoints: int
+    codec_spec: CodecSpec
+    architecture: str = ""
+    options: dict[str, Any]

@@ -1,0 +1,228 @@
+"""Weights on disk: safetensors with a card inside and beside, and what else a state dict can be read from.
+
+A weights file `NAME.safetensors` carries its `ModelCard` in its metadata; the same card, with the file's sha256, lies
+beside it as `NAME.card.json`. Files are never unpickled. ONNX files that ebapose exported keep the names of the state
+dict and can be read back (`load_weights`), so that one bundled file serves prediction and fine-tuning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ebapose.card import METADATA_KEY, ModelCard, card_path, parse_card, read_card, sha256_of, verify_sha256
+from ebapose.errors import MissingDependencyError, ModelFileError, UsageError
+from ebapose.io.atomic import atomic_write, write_text
+from ebapose.models.pose_model import PoseModel
+from ebapose.models.registry import create_model, model_name
+
+StateDict = dict[str, Tensor]
+_COUNTER = "num_batches_tracked"  # of every batch norm; means nothing outside of a training run
+
+
+def save_weights(
+    path: str | Path,
+    state_dict: Mapping[str, Tensor],
+    card: ModelCard,
+    dtype: Literal["float32", "float16"] = "float32",
+) -> ModelCard:
+    """Write a state dict as safetensors, its card inside and beside it. Both files are complete or not there.
+
+    Args:
+        path: ends in ".safetensors".
+        state_dict: of the model that the card describes.
+        card: its sha256 is replaced.
+        dtype: of storage; float16 halves the file.
+
+    Returns the card as it lies beside the file. Raises ModelFileError when a tensor is not finite, or beyond float16.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ModelFileError(f"{path}: a weights file is called NAME.safetensors")
+    tensors = {}
+    for name, tensor in state_dict.items():
+        if name.endswith(_COUNTER):
+            continue
+        stored = tensor.detach().to("cpu", torch.float16 if dtype == "float16" else torch.float32).contiguous()
+        if not torch.isfinite(stored).all():
+            why = "not finite" if not torch.isfinite(tensor).all() else "too large for float16, store as float32"
+            raise ModelFileError(f"{path}: {name} holds values that are {why}")
+        tensors[name] = stored
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata={METADATA_KEY: card.to_json(sha256="")})
+        card = card.model_copy(update={"sha256": sha256_of(temporary)})
+        # An interruption between the two files must not leave a card that contradicts the weights.
+        card_path(path).unlink(missing_ok=True)
+    write_text(card_path(path), card.to_json())
+    return card
+
+
+def load_weights(path: str | Path) -> tuple[StateDict, ModelCard]:
+    """Read a weights file and its card: safetensors, or an ONNX file that ebapose exported.
+
+    The card beside the file counts, else the one inside. Returns the state dict as float32 on the CPU, without the
+    batch norms' counters.
+
+    Raises ModelFileError when the file is missing, damaged, of another kind, differs from the sha256 of its card, or
+    has no card.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such file")
+    card = read_card(path)
+    if card is not None:
+        verify_sha256(path, card)
+    if path.suffix == ".onnx":
+        state_dict, embedded = _read_onnx(path)
+    else:
+        state_dict, embedded = _read_safetensors(path)
+    if card is None and embedded is None:
+        raise ModelFileError(f"{path}: no model card, neither inside nor as {card_path(path).name} beside it")
+    card = card or parse_card(embedded or "", str(path))
+    if path.suffix == ".onnx":  # an exporter adds constants of its own
+        known = model_from_card(card, where=str(path), device="meta").state_dict()
+        state_dict = {name: tensor for name, tensor in state_dict.items() if name in known}
+    return state_dict, card
+
+
+def load_model(path: str | Path) -> tuple[PoseModel, ModelCard]:
+    """A model in eval mode with the weights of a file, and its card. Raises ModelFileError as `load_weights` does."""
+    state_dict, card = load_weights(path)
+    model = model_from_card(card, where=str(path), device="meta").to_empty(device="cpu")
+    copy_weights(model, state_dict, str(path))
+    return model.eval(), card
+
+
+def model_from_card(card: ModelCard, where: str = "", device: str = "cpu") -> PoseModel:
+    """The network that a card describes, freshly initialised. Raises ModelFileError when there is no such network."""
+    name = model_name(card.architecture, card.input.size_hw)
+    try:
+        with torch.device(device):
+            model = create_model(name, card.skeleton.num_keypoints, **card.options)
+    except UsageError as error:
+        raise ModelFileError(f"{where or card.name}: {error}") from None
+    spec = model.codec_spec
+    if (spec.type, spec.split_ratio, spec.stride) != (card.codec.type, card.codec.split_ratio, card.codec.stride):
+        raise ModelFileError(
+            f"{where or card.name}: the card's codec ({card.codec.type}, split_ratio {card.codec.split_ratio}, stride "
+            f"{card.codec.stride}) is not the network's ({spec.type}, {spec.split_ratio}, {spec.stride})"
+        )
+    return model
+
+
+def copy_weights(model: PoseModel, state_dict: Mapping[str, Tensor], where: str, strict: bool = True) -> list[str]:
+    """Copy a state dict into a model.
+
+    Args:
+        model: changed in place, only if nothing is wrong.
+        state_dict: names and tensors; batch norm counters may be missing.
+        where: names the source in errors.
+        strict: False takes what has the right name and shape (a backbone, or weights for other keypoints).
+
+    Returns the names of the model's tensors that were left as they were. Raises ModelFileError, one line, when names or
+    shapes do not fit (strict), or nothing fits at all.
+    """
+    own = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(_COUNTER)}
+    given = {name: tensor for name, tensor in state_dict.items() if not name.endswith(_COUNTER)}
+    reshaped = [name for name in own if name in given and own[name].shape != given[name].shape]
+    missing = [name for name in own if name not in given]
+    unknown = [name for name in given if name not in own]
+    if strict and reshaped:
+        name = reshaped[0]
+        raise ModelFileError(
+            f"{where}: {name} has shape {tuple(given[name].shape)}, {model.architecture} needs {tuple(own[name].shape)}"
+            + (f" ({len(reshaped)} such tensors)" if len(reshaped) > 1 else "")
+        )
+    if strict and (missing or unknown):
+        what = f"{missing[0]} is missing" if missing else f"{unknown[0]} is unknown"
+        raise ModelFileError(
+            f"{where}: not the weights of {model.architecture}: {what} ({len(missing)} missing, {len(unknown)} unknown)"
+        )
+    fitting = {name: given[name] for name in own if name in given and name not in reshaped}
+    if not fitting:
+        raise ModelFileError(f"{where}: no tensor fits {model.architecture}")
+    model.load_state_dict(fitting, strict=False)
+    return missing + reshaped
+
+
+def resize_state_dict(
+    state_dict: Mapping[str, Tensor],
+    from_hw: tuple[int, int],
+    to_hw: tuple[int, int],
+    from_split_ratio: float = 2.0,
+    to_split_ratio: float | None = None,
+) -> StateDict:
+    """Weights of a SimCC-type model for another input size (or split ratio), to continue training there.
+
+    Only the heads depend on the size. Their first layer is a function on the map (H / 4, W / 4): it is sampled
+    bilinearly on the new grid and divided by the growth of the area, so that the same picture at another size gives the
+    same sums and the biases stay right. Their last layer is a function of the bin: sampled linearly where the new bins lie in the
+    old crop. Both map positions by pixel centres: x_old = (x_new + 0.5) * W_old / W_new - 0.5.
+
+    Returns a new dict; heatmap models come back unchanged.
+    """
+    to_split_ratio = to_split_ratio or from_split_ratio
+    resized = dict(state_dict)
+    for axis, side in (("x", 1), ("y", 0)):
+        prefix = f"mlp_head_{axis}."
+        first, last = (prefix, prefix) if f"{prefix}weight" in resized else (f"{prefix}0.", f"{prefix}2.")
+        if f"{first}weight" not in resized:
+            continue
+        weight = resized[f"{first}weight"]
+        maps = weight.reshape(-1, 1, from_hw[0] // 4, from_hw[1] // 4)
+        shrink = (from_hw[0] * from_hw[1]) / (to_hw[0] * to_hw[1])
+        sampled = torch.nn.functional.interpolate(maps, (to_hw[0] // 4, to_hw[1] // 4), mode="bilinear")
+        resized[f"{first}weight"] = (sampled * shrink).flatten(1)
+        positions = _bin_positions(from_hw[side], to_hw[side], from_split_ratio, to_split_ratio)
+        for part in ("weight", "bias"):
+            resized[f"{last}{part}"] = _sample_rows(resized[f"{last}{part}"], positions)
+    return resized
+
+
+def _bin_positions(from_px: int, to_px: int, from_ratio: float, to_ratio: float) -> Tensor:
+    """Where the new bins lie among the old ones, in (fractional) old bins."""
+    new_px = torch.arange(int(to_px * to_ratio), dtype=torch.float64) / to_ratio
+    return ((new_px + 0.5) * (from_px / to_px) - 0.5) * from_ratio
+
+
+def _sample_rows(rows: Tensor, positions: Tensor) -> Tensor:
+    """Linear interpolation along the first dimension; beyond the ends the end value."""
+    positions = positions.clamp(0, rows.shape[0] - 1)
+    low = positions.floor().long().clamp(max=rows.shape[0] - 2)
+    weight = (positions - low).to(rows.dtype).reshape(-1, *[1] * (rows.ndim - 1))
+    return rows[low] * (1 - weight) + rows[low + 1] * weight
+
+
+def _read_safetensors(path: Path) -> tuple[StateDict, str | None]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            state_dict = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            return state_dict, (file.metadata() or {}).get(METADATA_KEY)
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path}: not a safetensors file, or damaged ({error})") from None
+
+
+def _read_onnx(path: Path) -> tuple[StateDict, str | None]:
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        raise MissingDependencyError("onnx", "torch", "reading weights out of an ONNX file") from None
+    try:
+        proto = onnx.load(path)
+        state_dict = {
+            tensor.name: torch.from_numpy(np.array(onnx.numpy_helper.to_array(tensor), dtype=np.float32))
+            for tensor in proto.graph.initializer
+            if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+        }
+    except Exception as error:  # protobuf has no common base of its errors
+        raise ModelFileError(f"{path}: not an ONNX file, or damaged ({error})") from None
+    return state_dict, {entry.key: entry.value for entry in proto.metadata_props}.get(METADATA_KEY)
