@@ -20,16 +20,21 @@ def _smoothed_log(values: Float32Array, kernel_wh: tuple[int, int], floor: float
 
 
 def dark_refine_1d(values: Float32Array, peak: NDArray[np.intp], sigma_bins: float) -> NDArray[np.float64]:
-    """Refine the peaks of (..., bins) responses (positive, as RTMPose's); returns (...,) positions in bins."""
+    """Refine the peaks of (..., bins) responses (positive, as RTMPose's), by one sigma at most; (...,) in bins.
+
+    Constants as in MMPose, whose numbers it reproduces: kernel width, floor of the logarithm.
+    """
     kernel = int((sigma_bins * 20 - 7) // 3)
     kernel = max(kernel - int(kernel % 2 == 0), 1)
     flat = values.reshape(-1, values.shape[-1])
     logs = np.stack([_smoothed_log(row[None], (kernel, 1), 1e-3)[0] for row in flat])
-    padded = np.pad(logs, ((0, 0), (1, 1)), mode="edge")
-    rows, columns = np.arange(len(flat)), peak.reshape(-1) + 1
-    left, middle, right = (padded[rows, columns + step] for step in (-1, 0, 1))
-    offset = -0.5 * (right - left) / (1e-9 + right - 2 * middle + left)
-    return peak + np.clip(offset, -1, 1).reshape(peak.shape)
+    padded = np.pad(logs, ((0, 0), (2, 2)), mode="edge")
+    rows, columns = np.arange(len(flat)), peak.reshape(-1) + 2
+    left2, left, middle, right, right2 = (padded[rows, columns + step] for step in (-2, -1, 0, 1, 2))
+    # The second derivative spans two bins on each side, as in the published code.
+    curvature = 0.25 * (right2 - 2 * middle + left2)
+    offset = np.where(curvature < -1e-9, -0.5 * (right - left) / np.minimum(curvature, -1e-9), 0)
+    return peak + np.clip(offset, -sigma_bins, sigma_bins).reshape(peak.shape)
 
 
 def dark_refine_2d(maps: Float32Array, peak_xy: NDArray[np.intp], kernel: int = 11) -> NDArray[np.float64]:
