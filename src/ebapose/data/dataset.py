@@ -86,7 +86,7 @@ class CropDataset:
         augment: AugmentConfig | None = None,
         seed: int = 0,
         cache_bytes: int = 0,
-        cache_pixels: int = 512 * 512,
+        cache_pixels: int = 640 * 640,
     ) -> None:
         self.records = records
         self.size_hw = size_hw
@@ -99,6 +99,7 @@ class CropDataset:
         self.cache_pixels = cache_pixels
         self._cache: dict[int, UInt8Array] = {}
         self._cached_bytes = 0
+        self._cache_full = cache_bytes <= 0
         self._pool: dict[int, tuple[UInt8Array, UInt8Array]] = {}
         self._pool_epoch = -1
         self._process = -1
@@ -136,21 +137,31 @@ class CropDataset:
 
         Pictures that cannot be read are left for `__getitem__` to report.
         """
-
-        def load(row: int) -> None:
-            try:
-                self._read(row, 1.0)
-            except InputError:
-                return
-
         rows = np.unique(self.records.image_indices)
-        small = np.prod(self.records.image_hw[rows].astype(np.int64), axis=1) <= self.cache_pixels
+        rows = rows[np.prod(self.records.image_hw[rows].astype(np.int64), axis=1) <= self.cache_pixels]
         with ThreadPoolExecutor(threads) as pool:
-            for row in rows[small]:
-                if self._cached_bytes >= self.cache_bytes:
+            for begin in range(0, len(rows), 64):
+                if self._cache_full:
                     break
-                pool.submit(load, int(row))
+                chunk = [int(row) for row in rows[begin : begin + 64] if int(row) not in self._cache]
+                for row, image in zip(chunk, pool.map(self._try_decode, chunk), strict=True):
+                    if image is not None:
+                        self._remember(row, image)
         return len(self._cache)
+
+    def _try_decode(self, row: int) -> UInt8Array | None:
+        height, width = (int(n) for n in self.records.image_hw[row])
+        try:
+            return decode_reduced(self.records.image_path(row), (height, width), 1)[0]
+        except InputError:
+            return None
+
+    def _remember(self, row: int, image: UInt8Array) -> None:
+        if self._cached_bytes + image.nbytes <= self.cache_bytes:
+            self._cache[row] = image
+            self._cached_bytes += image.nbytes
+        else:
+            self._cache_full = True
 
     def _sample(self, epoch: int, index: int) -> Sample:
         records, config = self.records, self.augment
@@ -237,9 +248,8 @@ class CropDataset:
         height, width = (int(n) for n in self.records.image_hw[row])
         keep = self.cache_bytes > 0 and height * width <= self.cache_pixels
         image, factor = decode_reduced(path, (height, width), 1 if keep else int(1 / max(scale, 1e-9)))
-        if keep and self._cached_bytes + image.nbytes <= self.cache_bytes:
-            self._cache[row] = image
-            self._cached_bytes += image.nbytes
+        if keep:
+            self._remember(row, image)
         return image, factor
 
 
