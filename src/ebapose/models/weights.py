@@ -95,7 +95,7 @@ def load_weights(path: str | Path) -> tuple[StateDict, ModelCard]:
 def load_model(path: str | Path) -> tuple[PoseModel, ModelCard]:
     """A model in eval mode with the weights of a file, and its card. Raises ModelFileError as `load_weights` does."""
     state_dict, card = load_weights(path)
-    model = model_from_card(card, where=str(path), device="meta").to_empty(device="cpu")
+    model = model_from_card(card, where=str(path))
     copy_weights(model, state_dict, str(path))
     return model.eval(), card
 
@@ -163,8 +163,8 @@ def resize_state_dict(
 
     Only the heads depend on the size. Their first layer is a function on the map (H / 4, W / 4): it is sampled
     bilinearly on the new grid and divided by the growth of the area, so that the same picture at another size gives the
-    same sums and the biases stay right. Their last layer is a function of the bin: sampled linearly where the new bins lie in the
-    old crop. Both map positions by pixel centres: x_old = (x_new + 0.5) * W_old / W_new - 0.5.
+    same sums and the biases stay right. Their last layer is a function of the bin: sampled linearly where the new bins
+    lie in the old crop. Both map positions by pixel centres: x_old = (x_new + 0.5) * W_old / W_new - 0.5.
 
     Returns a new dict; heatmap models come back unchanged.
     """
