@@ -1,0 +1,123 @@
+"""The text of an evaluation report, for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from ebapose.evaluation.coco_ap import STAT_NAMES, BoxMode
+from ebapose.evaluation.errors import ERROR_TYPES
+
+BOX_MODE_TEXT: dict[BoxMode, str] = {
+    "gt": "ground-truth boxes (annotated boxes were given; about 2 AP easier than detected ones on COCO)",
+    "detector": "detector boxes",
+    "image": "none (the network looks at whole pictures)",
+    "unknown": "NOT STATED: do not compare AP with other reports",
+}
+
+
+def markdown(m: dict[str, Any], pictures: Sequence[str] = ()) -> str:
+    """The text of report.md.
+
+    Args:
+        m: the content of metrics.json.
+        pictures: paths relative to the report's folder.
+    """
+    found = m["poses"]
+    sections = [
+        [f"# {m['data_set']}"],
+        [
+            f"- Boxes: **{BOX_MODE_TEXT[m['box_mode']]}**",
+            f"- {m['num_persons']} persons with labelled keypoints in {m['num_images']} pictures",
+            (
+                f"- {m['num_poses']} poses: {found['matched']} matched to a person, {found['background']} where nobody is, "
+                f"{found['ignored']} ignored; {found['persons_not_found']} persons not found"
+            ),
+            f"- Skeleton: {m['skeleton']}",
+        ],
+        ["## COCO metrics (%)"],
+        _table(STAT_NAMES, [[percent(m["coco"][name]) for name in STAT_NAMES]]),
+        ["## PCK and distances"],
+        _pck_lines(m),
+        ["## Do scores and sigmas mean what they say"],
+        _calibration_lines(m),
+        ["## Kinds of errors (%)"],
+        _error_table(m["errors"]),
+        [_in_turn(m)],
+        ["## Keypoints"],
+        _keypoint_table(m["keypoints"]),
+    ]
+    if pictures:
+        sections += [["## Pictures"], *([f"![{PurePosixPath(path).stem}]({path})"] for path in pictures)]
+    return "\n\n".join("\n".join(section) for section in sections) + "\n"
+
+
+def percent(value: float | None) -> str:
+    """Like 73.4; "-" where there was nothing to measure."""
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _number(value: float | None, decimals: int, unit: str = "") -> str:
+    return "-" if value is None else f"{value:.{decimals}f}{unit}"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    head = list(head)
+    align = ["---:" if name else "---" for name in head]
+    return ["| " + " | ".join(cells) + " |" for cells in (head, align, *rows)]
+
+
+def _pck_lines(m: dict[str, Any]) -> list[str]:
+    lines = []
+    for size, values in m["pck"].items():
+        numbers = [f"{name} {percent(v)}" for name, v in values.items() if name.startswith(("PCK", "AUC"))]
+        error = _number(values["mean_relative_error"], 3)
+        lines.append(
+            f"- relative to the {size} ({values['persons']} persons): {', '.join(numbers)}, mean error {error}"
+        )
+    px = _number(m["mean_error_px"], 1, " px")
+    return [*lines, f"- of the matched persons: mean error {px}, mean OKS {percent(m['mean_oks'])}"]
+
+
+def _calibration_lines(m: dict[str, Any]) -> list[str]:
+    scores, sigmas = m["scores"], m["sigmas"]
+    first, second = "- Scores: not judged (scores outside 0..1 are no probabilities)", "- Sigmas: none given"
+    if scores is not None:
+        ece, brier = percent(scores["expected_calibration_error"]), scores["brier_score"]
+        first = f"- Scores: calibration error {ece} %, Brier score {brier:.3f}, over {scores['count']} keypoints"
+    if sigmas is not None:
+        one, two = percent(sigmas["within_1_sigma"]), percent(sigmas["within_2_sigma"])
+        second = f"- Sigmas: {one} % of the errors within one (should be 68.3), {two} % within two (should be 95.4)"
+    return [first, second]
+
+
+def _error_table(errors: dict[str, Any]) -> list[str]:
+    shares, alone = errors["shares"] or {}, errors["ap_gain_alone"]
+    return _table(
+        ["", *ERROR_TYPES],
+        [
+            ["share of the keypoints", *(percent(shares.get(kind)) for kind in ERROR_TYPES)],
+            ["AP gained if corrected alone", *(percent(alone.get(kind)) for kind in ERROR_TYPES)],
+        ],
+    )
+
+
+def _in_turn(m: dict[str, Any]) -> str:
+    gains = ", ".join(f"{kind} {percent(gain)}" for kind, gain in m["errors"]["ap_gain_in_turn"].items())
+    return f"AP {percent(m['coco']['AP'])}; corrected one after the other regains: {gains}."
+
+
+def _keypoint_table(keypoints: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            name.replace("_", " "),
+            str(values["labelled"]),
+            percent(values["mean_oks"]),
+            _number(values["mean_error_px"], 1),
+            *(percent(values[kind]) for kind in ERROR_TYPES),
+        ]
+        for name, values in keypoints.items()
+    ]
+    return _table(["", "labelled", "OKS %", "error px", *(f"{kind} %" for kind in ERROR_TYPES)], rows)
