@@ -1,0 +1,134 @@
+"""Where are the people? Three ways to know: the bundled detector, given boxes, or the whole image.
+
+Adding a new detector: write a class whose `__call__` takes a `Frame` and returns `Boxes`; pass it to
+`ebapose.load(detector=...)`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ebapose import zoo
+from ebapose.card import card_path, sha256_of
+from ebapose.errors import InputError, ModelFileError
+from ebapose.geometry import boxes as geometry
+from ebapose.inference.runtime import Runtime, open_plain
+from ebapose.structures import Boxes, Frame
+
+
+class PersonDetector(Protocol):
+    """Finds the persons of one picture."""
+
+    def __call__(self, frame: Frame) -> Boxes:
+        """Boxes in image px, best first. Raises InputError when the picture cannot be used."""
+        ...
+
+
+class WholeImage:
+    """One person who fills the picture."""
+
+    def __call__(self, frame: Frame) -> Boxes:
+        """One box: the whole picture."""
+        height, width = frame.hw
+        return Boxes.from_xyxy([[0, 0, width, height]])
+
+
+class GivenBoxes:
+    """Boxes that somebody else found.
+
+    Args:
+        by_name: boxes of each picture, by file name or path, without regard to folders where the name is unique.
+    """
+
+    def __init__(self, by_name: Mapping[str, Boxes]) -> None:
+        self._by_name = dict(by_name)
+
+    def __call__(self, frame: Frame) -> Boxes:
+        """The boxes listed for this picture; none if it is not listed."""
+        for key in (frame.name, Path(frame.name).name, Path(frame.name).stem):
+            if key in self._by_name:
+                return self._by_name[key]
+        return Boxes.from_xyxy([])
+
+
+class NanoDet:
+    """The bundled person detector: NanoDet-g (416x416, Apache-2.0), see its card in `ebapose/zoo`.
+
+    Args:
+        score_threshold: boxes below it are dropped. The card lists the recall at 0.2, 0.3 and 0.4.
+        iou_threshold: of the suppression of double boxes.
+        max_persons: keep at most this many, best first.
+        threads: CPU threads, all available ones by default.
+    """
+
+    size = 416
+    strides = (8, 16, 32)
+    # BGR, as the network was trained
+    mean = (103.53, 116.28, 123.675)
+    std = (57.375, 57.12, 58.395)
+
+    def __init__(
+        self,
+        score_threshold: float = 0.35,
+        iou_threshold: float = 0.6,
+        max_persons: int = 100,
+        threads: int | None = None,
+        path: Path = zoo.DETECTOR,
+    ) -> None:
+        if not path.is_file():
+            raise ModelFileError(f"{path}: the person detector is missing, the installation is incomplete")
+        expected = json.loads(card_path(path).read_text(encoding="utf-8"))["sha256"]
+        if sha256_of(path) != expected:
+            raise ModelFileError(f"{path}: sha256 differs from its card: damaged or replaced")
+        self.score_threshold, self.iou_threshold, self.max_persons = score_threshold, iou_threshold, max_persons
+        self._runtime: Runtime = open_plain(path, threads)
+        levels = np.arange(256, dtype=np.float32)
+        self._lookup = [(levels - m) / np.float32(s) for m, s in zip(self.mean, self.std, strict=True)]
+
+    def __call__(self, frame: Frame) -> Boxes:
+        """Person boxes in image px, best first."""
+        blob, factor = self._preprocess(frame)
+        xyxy, scores = self._candidates(self._runtime(blob))
+        keep = geometry.nms(xyxy, scores, self.iou_threshold)[: self.max_persons]
+        boxes = geometry.clip(xyxy[keep] / factor, frame.hw)
+        kept = geometry.area(boxes) > 0
+        return Boxes.from_xyxy(boxes[kept], scores[keep][kept])
+
+    def _preprocess(self, frame: Frame) -> tuple[NDArray[np.float32], float]:
+        """Shrink or enlarge to 416 keeping the aspect, paste at the top left, normalise as BGR planes."""
+        height, width = frame.hw
+        factor = self.size / max(height, width)
+        new_w, new_h = max(1, round(width * factor)), max(1, round(height * factor))
+        if min(new_w, new_h) < 2:
+            raise InputError(f"{frame.name}: {width}x{height} is too narrow to look for persons in")
+        interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+        small = cv2.resize(frame.image, (new_w, new_h), interpolation=interpolation)
+        blob = np.empty((1, 3, self.size, self.size), np.float32)
+        for plane, lookup in enumerate(self._lookup):
+            blob[0, plane] = lookup[0]
+            blob[0, plane, :new_h, :new_w] = lookup[small[:, :, 2 - plane]]
+        return blob, factor
+
+    def _candidates(self, outputs: tuple[NDArray[np.float32], ...]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Boxes (M, 4) in px of the 416 input and scores (M,), above the threshold, from the six output arrays."""
+        by_shape = {output.shape[1:]: output[0] for output in outputs}
+        all_boxes, all_scores = [], []
+        for stride in self.strides:
+            cells = self.size // stride
+            scores = by_shape[cells * cells, 80][:, 0]
+            chosen = np.flatnonzero(scores >= self.score_threshold)
+            sides = by_shape[cells * cells, 44][chosen].reshape(-1, 4, 11)
+            weights = np.exp(sides - sides.max(axis=-1, keepdims=True))
+            distances = (weights @ np.arange(11, dtype=np.float32)) / weights.sum(axis=-1) * stride
+            x, y = (chosen % cells + 0.5) * stride, (chosen // cells + 0.5) * stride
+            left, top, right, bottom = distances.T
+            all_boxes.append(np.stack([x - left, y - top, x + right, y + bottom], axis=1))
+            all_scores.append(scores[chosen])
+        return np.concatenate(all_boxes), np.concatenate(all_scores)

@@ -1,0 +1,337 @@
+"""The corridor: a picture in, poses out.
+
+    frame -> detector (boxes) -> crop matrix and warp -> runtime (logits) -> codec (crop px) -> image px -> Poses
+
+Persons go through the network in batches; the persons of several frames share one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ebapose import zoo
+from ebapose.card import ModelCard
+from ebapose.codecs import Codec, apply_calibration, build_codec
+from ebapose.errors import EbaposeError, InputError, UsageError
+from ebapose.geometry import boxes as box_geometry
+from ebapose.geometry.crop import crop_scale, crop_to_image, image_to_crop_matrix, warp_crop
+from ebapose.inference.detector import NanoDet, PersonDetector, WholeImage
+from ebapose.inference.runtime import (
+    OpenVINORuntime,
+    Outputs,
+    Runtime,
+    RuntimeName,
+    VerifiedRuntime,
+    choose_runtime,
+    load_model_file,
+)
+from ebapose.models.registry import list_models
+from ebapose.structures import Boxes, Frame, ImageLike, Poses, UInt8Array
+
+# bfloat16 is used only where it moves keypoints by less than this on average (crop px).
+BFLOAT16_TOLERANCE_PX = 0.1
+
+
+@dataclass
+class StageTimes:
+    """Seconds spent in each stage, and how much went through it."""
+
+    detect: float = 0.0
+    crop: float = 0.0
+    network: float = 0.0
+    decode: float = 0.0
+    images: int = 0
+    persons: int = 0
+
+    def milliseconds(self) -> dict[str, float]:
+        """ms per image of every stage."""
+        return {
+            name: 1000 * getattr(self, name) / max(self.images, 1) for name in ("detect", "crop", "network", "decode")
+        }
+
+
+@dataclass
+class _Job:
+    """One frame on its way: its boxes, and the outputs of its crops as they arrive."""
+
+    frame: Frame
+    boxes: Boxes
+    problems: list[str]
+    matrices: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2, 3)))
+    parts: list[Outputs] = field(default_factory=list)
+    waiting: int = 0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One frame's result in a stream.
+
+    Attributes:
+        frame: the picture.
+        poses: what was found in it.
+        problems: boxes that could not be used, one line each.
+    """
+
+    frame: Frame
+    poses: Poses
+    problems: tuple[str, ...] = ()
+
+
+class Predictor:
+    """Finds persons and estimates their poses. Made by `ebapose.load`.
+
+    Attributes:
+        card: of the pose model.
+        runtime: that runs it.
+        times: seconds per stage since the predictor was made.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        runtime: Runtime,
+        detector: PersonDetector,
+        *,
+        flip_test: bool = False,
+        batch_size: int = 16,
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"batch size {batch_size}: must be at least 1")
+        self.card, self.runtime, self.detector = card, runtime, detector
+        self.flip_test, self.batch_size = flip_test, batch_size
+        self.codec: Codec = build_codec(card.codec, card.input, card.skeleton)
+        self.times = StageTimes()
+
+    @overload
+    def __call__(self, images: ImageLike, boxes: Boxes | ArrayLike | None = None) -> Poses: ...
+
+    @overload
+    def __call__(
+        self, images: Sequence[ImageLike], boxes: Sequence[Boxes | ArrayLike] | None = None
+    ) -> list[Poses]: ...
+
+    def __call__(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        boxes: Boxes | ArrayLike | Sequence[Boxes | ArrayLike] | None = None,
+    ) -> Poses | list[Poses]:
+        """Poses of one picture, or of each of several.
+
+        Args:
+            images: RGB uint8 (H, W, 3) array or `Frame`, or a sequence of them.
+            boxes: person boxes in image px, (N, 4) left, top, right, bottom, or `Boxes`; for several pictures one
+                such entry each. Without boxes the detector looks for persons.
+
+        Returns:
+            `Poses` for one picture, a list for several. No person: `Poses` of length 0.
+
+        Raises:
+            InputError: an array is no picture, or a box has no area or lies outside its picture.
+        """
+        if isinstance(images, Frame) or (isinstance(images, np.ndarray) and images.ndim == 3):
+            return self._predict_all([images], None if boxes is None else [boxes])[0]  # type: ignore[list-item]
+        if isinstance(images, np.ndarray) and images.ndim != 4:
+            raise InputError(f"expected an RGB uint8 array (H, W, 3) or a sequence of them, got shape {images.shape}")
+        given = None if boxes is None else list(boxes)  # type: ignore[arg-type]
+        return self._predict_all(list(images), given)
+
+    def _predict_all(self, images: list[ImageLike], boxes: list[Boxes | ArrayLike] | None) -> list[Poses]:
+        frames = [image if isinstance(image, Frame) else Frame(np.asarray(image)) for image in images]
+        if boxes is not None and len(boxes) != len(frames):
+            raise InputError(f"{len(boxes)} sets of boxes for {len(frames)} pictures")
+        given = None if boxes is None else [b if isinstance(b, Boxes) else Boxes.from_xyxy(b) for b in boxes]
+        results = []
+        for prediction in self.stream(frames, given):
+            if prediction.problems:
+                raise InputError(prediction.problems[0])
+            results.append(prediction.poses)
+        return results
+
+    def stream(self, frames: Iterable[Frame], boxes: Iterable[Boxes] | None = None) -> Iterator[Prediction]:
+        """Predict frame after frame, in order, lazily: at most a batch of persons (and their frames) is held.
+
+        Args:
+            frames: the pictures.
+            boxes: as many entries as frames; without them the detector looks for persons.
+
+        Yields:
+            One `Prediction` per frame. Boxes that cannot be used are dropped and named in `problems`; so is a
+            picture that the detector cannot use.
+        """
+        given = iter(boxes) if boxes is not None else None
+        jobs: list[_Job] = []
+        crops: list[UInt8Array] = []
+        owners: list[_Job] = []
+        for frame in frames:
+            job = self._find_persons(frame, None if given is None else next(given))
+            jobs.append(job)
+            for matrix in job.matrices:
+                start = time.perf_counter()
+                crops.append(warp_crop(frame.image, matrix, self.card.input.size_hw))
+                self.times.crop += time.perf_counter() - start
+                owners.append(job)
+                if len(crops) == self.batch_size:
+                    self._run(crops, owners)
+            # A frame without persons, or many frames with few, must not pile up behind an unfilled batch.
+            if len(jobs) >= self.batch_size:
+                self._run(crops, owners)
+            while jobs and not jobs[0].waiting:
+                yield self._finish(jobs.pop(0))
+        self._run(crops, owners)
+        for job in jobs:
+            yield self._finish(job)
+
+    def _find_persons(self, frame: Frame, given: Boxes | None) -> _Job:
+        start = time.perf_counter()
+        problems: list[str] = []
+        try:
+            found = self.detector(frame) if given is None else given
+        except InputError as error:
+            found, problems = Boxes.from_xyxy([]), [str(error)]
+        boxes, unusable = usable_boxes(found, frame)
+        job = _Job(frame, boxes, problems + unusable)
+        if len(boxes):
+            spec = self.card.input
+            job.matrices = image_to_crop_matrix(boxes.xyxy, spec.size_hw, spec.padding, spec.crop_center)
+            job.waiting = len(boxes)
+        self.times.detect += time.perf_counter() - start
+        return job
+
+    def _run(self, crops: list[UInt8Array], owners: list[_Job]) -> None:
+        """Send the collected crops through the network and hand the outputs to their frames."""
+        if not crops:
+            return
+        start = time.perf_counter()
+        batch = np.stack(crops)
+        outputs = self.runtime(batch)
+        if self.flip_test:
+            mirrored = self.runtime(batch[:, :, ::-1])
+            outputs = self.codec.merge_flip(outputs, mirrored, self.card.skeleton.flip_indices)
+        for i, job in enumerate(owners):
+            job.parts.append(tuple(output[i] for output in outputs))
+            job.waiting -= 1
+        crops.clear()
+        owners.clear()
+        self.times.network += time.perf_counter() - start
+
+    def _finish(self, job: _Job) -> Prediction:
+        start = time.perf_counter()
+        card = self.card
+        self.times.images += 1
+        self.times.persons += len(job.boxes)
+        if not job.parts:
+            empty = Poses.empty(card.skeleton, card.name, job.frame.hw)
+            return Prediction(job.frame, empty, tuple(job.problems))
+        outputs = tuple(np.stack(arrays) for arrays in zip(*job.parts, strict=True))
+        decoded = apply_calibration(self.codec.decode(outputs), card.calibration)
+        poses = Poses(
+            crop_to_image(decoded.keypoints, job.matrices).astype(np.float32),
+            decoded.scores,
+            (decoded.sigmas_px / crop_scale(job.matrices)[:, None, None]).astype(np.float32),
+            job.boxes,
+            card.skeleton,
+            card.name,
+            job.frame.hw,
+        )
+        self.times.decode += time.perf_counter() - start
+        return Prediction(job.frame, poses, tuple(job.problems))
+
+
+def usable_boxes(boxes: Boxes, frame: Frame) -> tuple[Boxes, list[str]]:
+    """The boxes that have an area and touch the picture, and one line for each that does not."""
+    height, width = frame.hw
+    inside = box_geometry.area(box_geometry.clip(boxes.xyxy, frame.hw)) > 0
+    problems = []
+    for box in boxes.xyxy[~inside]:
+        corners = ", ".join(f"{v:g}" for v in box)
+        cause = "has no area" if box_geometry.area(box) <= 0 else f"lies outside the picture ({width}x{height})"
+        problems.append(f"{frame.name}: box ({corners}) {cause}")
+    return boxes[inside], problems
+
+
+def resolve_model(model: str | Path) -> Path:
+    """The file of a bundled model's name, or the path itself.
+
+    Raises:
+        UsageError: neither a bundled model nor a file; the message suggests the nearest name.
+    """
+    bundled = zoo.bundled_models()
+    text = str(model)
+    if text in bundled:
+        return bundled[text]
+    if Path(text).suffix or "/" in text or Path(text).is_file():
+        return Path(text)
+    registered = [info.name for info in list_models()]
+    near = difflib.get_close_matches(text, [*bundled, *registered], 1)
+    if text in registered:
+        raise UsageError(
+            f"model {text!r} has no bundled weights: train it or give a file; bundled: {', '.join(bundled)}"
+        )
+    hint = f", did you mean {near[0]!r}?" if near else ""
+    raise UsageError(f"unknown model {text!r}{hint} (bundled: {', '.join(bundled)}; or give a model file)")
+
+
+def load(
+    model: str | Path = "default",
+    runtime: RuntimeName = "auto",
+    *,
+    detector: PersonDetector | Literal["nanodet", "whole-image"] = "nanodet",
+    flip_test: bool = False,
+    batch_size: int = 16,
+    threads: int | None = None,
+) -> Predictor:
+    """Open a pose model and a person detector.
+
+    Args:
+        model: name of a bundled model, or a file (.onnx, .xml, .safetensors).
+        runtime: "auto" (OpenVINO), "openvino", "onnxruntime" or "torch".
+        detector: "nanodet" (bundled), "whole-image" (one person fills the picture), or any `PersonDetector`.
+        flip_test: also run the mirrored crops and average: a little more accurate, twice the cost.
+        batch_size: most persons that go through the network at once.
+        threads: CPU threads, all available ones by default.
+
+    Returns:
+        A `Predictor`: call it with a picture.
+
+    Raises:
+        UsageError: unknown model, runtime or detector.
+        ModelFileError: the file is missing, damaged, not a model, or differs from its card.
+        MissingDependencyError: the runtime is not installed.
+    """
+    path = resolve_model(model)
+    opened: Runtime
+    opened, card = load_model_file(path, runtime, threads)
+    if choose_runtime(path, runtime) == "openvino" and OpenVINORuntime.has_bfloat16():
+        fast, _ = load_model_file(path, runtime, threads, precision="bf16")
+        opened = VerifiedRuntime(opened, fast, _agreement(card))
+    if detector == "nanodet":
+        detector = NanoDet(threads=threads)
+    elif detector == "whole-image":
+        detector = WholeImage()
+    elif not callable(detector):
+        raise UsageError(f"unknown detector {detector!r}: choose 'nanodet', 'whole-image' or give a PersonDetector")
+    return Predictor(card, opened, detector, flip_test=flip_test, batch_size=batch_size)
+
+
+def _agreement(card: ModelCard) -> Callable[[Outputs, Outputs], bool]:
+    """Whether two runtimes' outputs mean the same poses: mean distance of confident keypoints, in crop px."""
+    codec = build_codec(card.codec, card.input, card.skeleton)
+
+    def agree(exact: Outputs, fast: Outputs) -> bool:
+        try:
+            a, b = codec.decode(exact), codec.decode(fast)
+        except (ValueError, EbaposeError):
+            return False
+        confident = a.scores >= 0.5
+        distances = np.linalg.norm(a.keypoints - b.keypoints, axis=-1)[confident]
+        return bool(np.isfinite(distances).all() and (distances.size == 0 or distances.mean() <= BFLOAT16_TOLERANCE_PX))
+
+    return agree

@@ -1,0 +1,255 @@
+"""Runtimes: who multiplies the matrices. A picture batch goes in, the network's outputs come out.
+
+Every runtime takes what the exported file takes. Pose models take crops as uint8 (N, H, W, 3) RGB; normalisation is
+part of the exported graph.
+
+Adding a new runtime: write a class with `name`, `precision` and `__call__`, give it a word in `RuntimeName` and a line
+in `open_runtime`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebapose.card import METADATA_KEY, ModelCard, parse_card, read_card, verify_sha256
+from ebapose.errors import EbaposeError, MissingDependencyError, ModelFileError, UsageError
+
+Float32Array = NDArray[np.float32]
+Outputs = tuple[Float32Array, ...]
+RuntimeName = Literal["auto", "openvino", "onnxruntime", "torch"]
+
+
+class Runtime(Protocol):
+    """A loaded network."""
+
+    @property
+    def name(self) -> str:
+        """Which runtime: "openvino", "onnxruntime" or "torch"."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """What it calculates in: "f32" or "bf16"."""
+        ...
+
+    def __call__(self, batch: NDArray[Any]) -> Outputs:
+        """Run one batch (N, ...) as the model file's input says; returns its outputs in order, float32."""
+        ...
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class OpenVINORuntime:
+    """OpenVINO on the CPU: the default, and the fastest of the three (it fuses Mish into the convolutions)."""
+
+    name = "openvino"
+
+    def __init__(self, path: Path, threads: int | None = None, precision: str = "f32") -> None:
+        import openvino
+
+        self.precision = precision
+        core = openvino.Core()
+        try:
+            self.model = core.read_model(path)
+            self._compiled = core.compile_model(
+                self.model,
+                "CPU",
+                {
+                    "PERFORMANCE_HINT": "LATENCY",
+                    "INFERENCE_NUM_THREADS": threads or available_cores(),
+                    "INFERENCE_PRECISION_HINT": precision,
+                },
+            )
+        except RuntimeError as error:
+            raise ModelFileError(f"{path}: OpenVINO cannot load it ({_last_line(error)})") from None
+        self._request = self._compiled.create_infer_request()
+
+    @staticmethod
+    def has_bfloat16() -> bool:
+        """Whether this CPU multiplies bfloat16 matrices in hardware."""
+        import openvino
+
+        return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+    def __call__(self, batch: NDArray[Any]) -> Outputs:
+        """See `Runtime`."""
+        self._request.infer([np.ascontiguousarray(batch)], share_inputs=True)
+        outputs = (self._request.get_output_tensor(i).data for i in range(len(self._compiled.outputs)))
+        return tuple(np.array(output, dtype=np.float32) for output in outputs)
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the CPU."""
+
+    name = "onnxruntime"
+    precision = "f32"
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingDependencyError("onnxruntime", "onnxruntime", "--runtime onnxruntime") from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or available_cores()
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exception classes share no base but Exception
+            raise ModelFileError(f"{path}: ONNX Runtime cannot load it ({_last_line(error)})") from None
+        self._input = self.session.get_inputs()[0].name
+
+    def __call__(self, batch: NDArray[Any]) -> Outputs:
+        """See `Runtime`."""
+        return tuple(self.session.run(None, {self._input: np.ascontiguousarray(batch)}))
+
+
+class TorchRuntime:
+    """PyTorch, eager: for checking the others, and for models that were just trained."""
+
+    name = "torch"
+    precision = "f32"
+
+    def __init__(self, module: Any, card: ModelCard, threads: int | None = None) -> None:
+        import torch
+
+        self._torch = torch
+        self._module = module.eval()
+        self._mean = torch.tensor(card.input.mean).view(1, 3, 1, 1)
+        self._std = torch.tensor(card.input.std).view(1, 3, 1, 1)
+        self._threads = threads
+
+    def __call__(self, batch: NDArray[Any]) -> Outputs:
+        """See `Runtime`."""
+        torch = self._torch
+        if self._threads:
+            torch.set_num_threads(self._threads)
+        with torch.inference_mode():
+            crops = torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2).float()
+            outputs = self._module((crops - self._mean) / self._std)
+        return tuple(output.float().numpy() for output in outputs)
+
+
+class VerifiedRuntime:
+    """A fast runtime that is only trusted after it agreed with the exact one on the first real batch."""
+
+    def __init__(self, exact: Runtime, fast: Runtime, agree: Callable[[Outputs, Outputs], bool]) -> None:
+        self._chosen: Runtime | None = None
+        self._exact, self._fast, self._agree = exact, fast, agree
+
+    @property
+    def name(self) -> str:
+        """Of the runtime in use."""
+        return (self._chosen or self._exact).name
+
+    @property
+    def precision(self) -> str:
+        """Of the runtime in use."""
+        return (self._chosen or self._exact).precision
+
+    def __call__(self, batch: NDArray[Any]) -> Outputs:
+        """See `Runtime`. The first call runs both and keeps the fast one if they agree."""
+        if self._chosen is None:
+            outputs = self._exact(batch)
+            self._chosen = self._fast if self._agree(outputs, self._fast(batch)) else self._exact
+            return outputs
+        return self._chosen(batch)
+
+
+def choose_runtime(path: Path, runtime: RuntimeName) -> RuntimeName:
+    """The runtime that "auto" means for a model file. Raises UsageError for an unknown word."""
+    if runtime not in get_args(RuntimeName):
+        raise UsageError(f"unknown runtime {runtime!r}: choose from {', '.join(get_args(RuntimeName))}")
+    if path.suffix == ".safetensors":
+        if runtime not in ("auto", "torch"):
+            raise UsageError(f"{path}: {runtime} cannot run safetensors; export it first or use --runtime torch")
+        return "torch"
+    if path.suffix == ".xml" and runtime not in ("auto", "openvino"):
+        raise UsageError(f"{path}: {runtime} cannot run an OpenVINO file")
+    if runtime != "auto":
+        return runtime
+    if importlib.util.find_spec("openvino") is None and importlib.util.find_spec("onnxruntime") is not None:
+        return "onnxruntime"
+    return "openvino"
+
+
+def load_model_file(
+    path: Path,
+    runtime: RuntimeName = "auto",
+    threads: int | None = None,
+    precision: str = "f32",
+) -> tuple[Runtime, ModelCard]:
+    """Open a pose model file with its card.
+
+    Args:
+        path: .onnx, .xml (OpenVINO) or .safetensors.
+        runtime: see `RuntimeName`.
+        threads: CPU threads, all available ones by default.
+        precision: "f32" or "bf16" (OpenVINO only).
+
+    Raises:
+        ModelFileError: the file is missing, not a model, has no card, or its sha256 differs from the card's.
+        UsageError: this runtime cannot run this kind of file.
+        MissingDependencyError: the runtime is not installed.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such model file")
+    if path.suffix not in (".onnx", ".xml", ".safetensors"):
+        raise ModelFileError(f"{path}: not a model file (expected .onnx, .xml or .safetensors)")
+    chosen = choose_runtime(path, runtime)
+    card = read_card(path)
+    if card is not None:
+        verify_sha256(path, card)
+    if chosen == "torch":
+        if importlib.util.find_spec("torch") is None:
+            raise MissingDependencyError("torch", "torch", f"running {path.name} in PyTorch")
+        from ebapose.models.weights import load_model
+
+        module, card = load_model(path)
+        return TorchRuntime(module, card, threads), card
+    opened: OpenVINORuntime | OnnxRuntime
+    opened = OnnxRuntime(path, threads) if chosen == "onnxruntime" else OpenVINORuntime(path, threads, precision)
+    card = card or _card_inside(opened, path)
+    return opened, card
+
+
+def _card_inside(runtime: OpenVINORuntime | OnnxRuntime, path: Path) -> ModelCard:
+    """The card that travels in the file's own metadata. Raises ModelFileError when there is none."""
+    text: str | None = None
+    if isinstance(runtime, OnnxRuntime):
+        text = runtime.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    else:
+        for place in (["framework", METADATA_KEY], [METADATA_KEY]):
+            if runtime.model.has_rt_info(place):
+                text = runtime.model.get_rt_info(place).astype(str)
+                break
+    if not text:
+        raise ModelFileError(f"{path}: no model card beside it or inside it, so its input and codec are unknown")
+    return parse_card(text, str(path))
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__
+
+
+def open_plain(path: Path, threads: int | None = None) -> Runtime:
+    """Open a model file that is not a pose model (a detector) in whatever runtime is installed.
+
+    Raises:
+        ModelFileError: it cannot be loaded. EbaposeError: no runtime is installed.
+    """
+    if choose_runtime(path, "auto") == "onnxruntime":
+        return OnnxRuntime(path, threads)
+    if importlib.util.find_spec("openvino") is None:
+        raise EbaposeError('no runtime is installed: pip install openvino (or "ebapose[onnxruntime]")')
+    return OpenVINORuntime(path, threads)
