@@ -23,6 +23,7 @@ from ebapose.config import load_yaml
 from ebapose.errors import InputError
 from ebapose.skeleton import SKELETONS, Skeleton
 
+_LARGEST = 1e12  # px or px^2: beyond, float32 arithmetic overflows
 _PER_PERSON = (
     "image_indices",
     "annotation_ids",
@@ -458,14 +459,14 @@ def _numbers(
     shape = (len(values),) if length is None else (len(values), length)
     try:
         array = np.array(values, np.float64).reshape(shape)
-        if np.isfinite(array).all():
+        if (np.abs(array) < _LARGEST).all():  # also refuses NaN
             return array
     except (TypeError, ValueError, OverflowError):
         pass
     for number, value in enumerate(values):
         try:
             one = np.array(value, np.float64)
-            good = one.shape == shape[1:] and np.isfinite(one).all() and value is not None
+            good = one.shape == shape[1:] and bool((np.abs(one) < _LARGEST).all())
         except (TypeError, ValueError, OverflowError):
             good = False
         if not good:

@@ -34,7 +34,7 @@ from ebapose.structures import UInt8Array
 
 SampleKey = int | tuple[int, int]
 
-# tells the paste pool's generator apart from those of samples, which start (seed, epoch, index)
+# keeps the paste pool's generator apart from those of samples, which are (seed, epoch, index)
 _POOL_STREAM = 2**32 - 1
 
 
@@ -100,8 +100,7 @@ class CropDataset:
         self._cache: dict[int, UInt8Array] = {}
         self._cached_bytes = 0
         self._cache_full = cache_bytes <= 0
-        self._pool: dict[int, tuple[UInt8Array, UInt8Array]] = {}
-        self._pool_epoch = -1
+        self._pool: dict[int, tuple[int, UInt8Array, UInt8Array]] = {}
         self._process = -1
 
     def __len__(self) -> int:
@@ -214,13 +213,13 @@ class CropDataset:
     def _cutout(self, slot: int, epoch: int) -> tuple[UInt8Array, UInt8Array]:
         """Cut-out number `slot` of the epoch's pool: crop (H, W, 3) and silhouette (H, W).
 
-        The pool is drawn from (seed, epoch) alone, so what a worker happens to hold in memory changes nothing.
+        Who stands in the pool follows from (seed, epoch) alone, so what a worker happens to hold in memory changes
+        nothing. From one epoch to the next a sixteenth of the pool is exchanged.
         """
-        if self._pool_epoch != epoch:
-            self._pool, self._pool_epoch = {}, epoch
-        if slot not in self._pool:
+        generation = (epoch + slot) // 16
+        if slot not in self._pool or self._pool[slot][0] != generation:
             records = self.records
-            index = int(np.random.default_rng((self.seed, epoch, _POOL_STREAM, slot)).integers(len(records)))
+            index = int(np.random.default_rng((self.seed, _POOL_STREAM, generation, slot)).integers(len(records)))
             plain = Geometry(records.boxes_xyxy[index].astype(np.float64), 0.0, 1.0, False, (0.0, 0.0))
             try:
                 crop, matrix = self._crop(index, plain)
@@ -234,8 +233,8 @@ class CropDataset:
                 records.skeleton,
                 flip=False,
             )
-            self._pool[slot] = crop, person_mask(points, seen, records.skeleton, self.size_hw)
-        return self._pool[slot]
+            self._pool[slot] = generation, crop, person_mask(points, seen, records.skeleton, self.size_hw)
+        return self._pool[slot][1:]
 
     def _read(self, row: int, scale: float) -> tuple[UInt8Array, int]:
         """RGB picture of image number `row`, and how many times smaller than annotated it is (1, 2, 4 or 8).

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebapose.config import parse_config
+from ebapose.data.transforms import (
+    AUGMENTATIONS,
+    AugmentConfig,
+    coarse_dropout,
+    half_body_box,
+    hide,
+    paste,
+    person_mask,
+    sample_geometry,
+    transform_keypoints,
+)
+from ebapose.errors import UsageError
+from ebapose.geometry.crop import image_to_crop_matrix
+from ebapose.skeleton import COCO17, Skeleton
+
+BOX = np.array([10.0, 10, 90, 190])
+
+
+def random_person(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    visibility = rng.integers(0, 3, 17).astype(np.uint8)
+    points = (rng.uniform(0, 200, (17, 2)) * (visibility > 0)[:, None]).astype(np.float32)
+    return points, visibility, (rng.random(17) * (visibility > 0)).astype(np.float32)
+
+
+@given(st.integers(0, 10_000), st.floats(20, 500))
+def test_mirroring_twice_changes_nothing(seed: int, width: float) -> None:
+    points, visibility, weights = random_person(seed)
+    mirror = [[-1, 0, width - 1], [0, 1, 0]]
+    once = transform_keypoints(points, visibility, weights, mirror, COCO17, flip=True)
+    twice = transform_keypoints(*once, mirror, COCO17, flip=True)
+    np.testing.assert_allclose(twice[0], points, atol=1e-3)
+    np.testing.assert_array_equal(twice[1], visibility)
+    np.testing.assert_array_equal(twice[2], weights)
+
+
+@given(st.integers(0, 10_000))
+def test_mirroring_relabels_everything_that_has_a_side(seed: int) -> None:
+    points, visibility, weights = random_person(seed)
+    matrix = image_to_crop_matrix(BOX, (64, 48), flip=True)[0]
+    flipped = transform_keypoints(points, visibility, weights, matrix, COCO17, flip=True)
+    names = list(COCO17.keypoint_names)
+    for name in names:
+        other = name.replace("left", "x").replace("right", "left").replace("x", "right")
+        here, there = names.index(name), names.index(other)
+        assert flipped[1][here] == visibility[there]
+        assert flipped[2][here] == weights[there]
+        if visibility[there]:
+            expected = matrix[:, :2] @ points[there] + matrix[:, 2]
+            np.testing.assert_allclose(flipped[0][here], expected, atol=1e-3)
+        else:
+            assert flipped[0][here].tolist() == [0, 0]
+
+
+def test_the_records_are_not_written_to() -> None:
+    points, visibility, weights = random_person(0)
+    before = points.copy(), visibility.copy(), weights.copy()
+    _, seen, trusted = transform_keypoints(points, visibility, weights, np.eye(2, 3), COCO17, flip=False)
+    seen[:], trusted[:] = 0, 0
+    for array, old in zip((points, visibility, weights), before, strict=True):
+        np.testing.assert_array_equal(array, old)
+
+
+def draw(config: AugmentConfig, count: int = 4000) -> list:
+    points, _, _ = random_person(1)
+    rng = np.random.default_rng(0)
+    return [sample_geometry(BOX, points, np.full(17, 2, np.uint8), COCO17, config, rng) for _ in range(count)]
+
+
+def test_the_papers_augmentation() -> None:
+    drawn = draw(AUGMENTATIONS["paper"])
+    rotation, scale = np.array([g.rotation_deg for g in drawn]), np.array([g.scale for g in drawn])
+    assert -30 <= rotation.min() < -29
+    assert 29 < rotation.max() <= 30
+    assert 0.7 <= scale.min() < 0.71
+    assert 1.29 < scale.max() <= 1.3
+    assert abs(np.mean(rotation)) < 1
+    assert abs(np.mean(scale) - 1) < 0.02
+    assert abs(np.mean([g.flip for g in drawn]) - 0.5) < 0.03
+    assert all(g.shift == (0, 0) and np.array_equal(g.box_xyxy, BOX) for g in drawn)
+
+
+def test_the_references_normal_distribution() -> None:
+    config = AugmentConfig(rotation_deg=40, rotation_probability=0.6, distribution="normal", flip_probability=0)
+    drawn = draw(config)
+    rotation, scale = np.array([g.rotation_deg for g in drawn]), np.array([g.scale for g in drawn])
+    assert abs(np.mean(rotation != 0) - 0.6) < 0.03
+    assert rotation.max() == 80
+    assert rotation.min() == -80
+    assert (scale == 0.7).mean() > 0.1  # cut at one standard deviation
+    assert not any(g.flip for g in drawn)
+
+
+def test_half_bodies() -> None:
+    points = np.zeros((17, 2), np.float32)
+    points[:11] = np.random.default_rng(0).uniform([20, 10], [80, 90], (11, 2))
+    points[11:] = np.random.default_rng(1).uniform([20, 110], [80, 190], (6, 2))
+    seen = np.full(17, 2, np.uint8)
+    upper = half_body_box(BOX, points, seen, COCO17, upper=True)
+    lower = half_body_box(BOX, points, seen, COCO17, upper=False)
+    assert upper[3] < 100 < lower[1]
+    for box, part in ((upper, points[:11]), (lower, points[11:])):
+        assert (part >= box[:2]).all()
+        assert (part <= box[2:]).all()
+    seen[11:] = 0
+    assert half_body_box(BOX, points, seen, COCO17, upper=False) is BOX
+    hand = Skeleton("hand", ("a", "b", "c", "d"), (), (), (0.1,) * 4)
+    assert half_body_box(BOX, points[:4], np.full(4, 2, np.uint8), hand, upper=True) is BOX
+    chosen = [g.box_xyxy[3] for g in draw(AugmentConfig(half_body_probability=0.4), 1000)]
+    assert 0.3 < np.mean(np.array(chosen) != BOX[3]) < 0.5
+    assert all(
+        np.array_equal(g.box_xyxy, BOX) for g in draw(AugmentConfig(half_body_probability=1, half_body_keypoints=18), 9)
+    )
+
+
+def test_hide_turns_visible_into_hidden_only() -> None:
+    mask = np.zeros((10, 20), np.uint8)
+    mask[:, 10:] = 1
+    keypoints = np.array([[12, 5], [12, 5], [12, 5], [3, 5], [50, 5], [12, -4]], np.float32)
+    visibility = np.array([2, 1, 0, 2, 2, 2], np.uint8)
+    hide(keypoints, visibility, mask)
+    assert visibility.tolist() == [1, 1, 0, 2, 2, 2]
+
+
+@given(st.integers(0, 10_000))
+def test_covered_pixels_are_the_mask(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    before = rng.integers(0, 256, (64, 48, 3), np.uint8)
+    crop = before.copy()
+    mask = coarse_dropout(crop, AugmentConfig(dropout_probability=1), rng)
+    assert mask.any()
+    assert not mask.all()
+    np.testing.assert_array_equal(crop[mask == 0], before[mask == 0])
+
+
+@given(st.integers(0, 10_000))
+def test_pasting_touches_only_the_silhouette(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    crop, cutout = np.full((64, 48, 3), 10, np.uint8), np.full((64, 48, 3), 200, np.uint8)
+    points = rng.uniform(10, 40, (17, 2)).astype(np.float32)
+    silhouette = person_mask(points, np.full(17, 2, np.uint8), COCO17, (64, 48))
+    assert silhouette.any()
+    mask = paste(crop, cutout, silhouette, rng)
+    assert (crop[mask > 0] > 100).all()
+    assert (crop[mask == 0] < 110).all()
+
+
+def test_nobody_has_no_silhouette() -> None:
+    points = np.zeros((17, 2), np.float32)
+    assert not person_mask(points, np.zeros(17, np.uint8), COCO17, (64, 48)).any()
+    far = np.full((17, 2), 1e9, np.float32)
+    assert person_mask(far, np.full(17, 2, np.uint8), COCO17, (64, 48)).shape == (64, 48)
+
+
+def test_configs_refuse_nonsense_by_name() -> None:
+    for key, value in (("scale", [1.3, 0.7]), ("flip_probability", 2), ("rotation", 3), ("photometric", {"jpg": 1})):
+        with pytest.raises(UsageError, match=key):
+            parse_config(AugmentConfig, {key: value}, "recipe")
