@@ -1,0 +1,392 @@
+"""Poses to files: overlay pictures, the project's own JSON, COCO results, CSV and Parquet.
+
+Results are streamed: memory does not grow with the number of pictures. Every file is written under a temporary name and
+takes its own name when it is complete; after an exception or Ctrl-C what was written so far is completed, so that the
+files are valid and hold every picture before the interruption.
+
+Adding a new format: write a class with `write` and `close` like those below and name it in `FORMATS` and
+`PoseWriter._open`; describe its file in `docs/outputs.md`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any, Literal, Protocol, get_args
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ebapose.errors import EbaposeError, InputError, MissingDependencyError, UsageError
+from ebapose.io.atomic import atomic_write
+from ebapose.io.readers import PERSON_CATEGORY, POSES_FORMAT, POSES_VERSION, image_id_from_name
+from ebapose.structures import Frame, Poses, UInt8Array
+
+Format = Literal["overlay", "json", "coco", "csv", "parquet"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+FILE_NAMES: dict[Format, str] = {
+    "json": "poses.json",
+    "coco": "coco_results.json",
+    "csv": "poses.csv",
+    "parquet": "poses.parquet",
+}
+Draw = Callable[[UInt8Array, Poses], UInt8Array]
+JPEG_QUALITY = 92
+COLUMNS = ("file", "frame", "person", "track_id", "keypoint", "x", "y", "score", "sigma_x", "sigma_y")
+
+_PX_DECIMALS = 3
+_SCORE_DECIMALS = 6
+_PARQUET_ROWS = 20_000  # per row group: what is held in memory
+
+
+class _Output(Protocol):
+    def write(self, frame: Frame, poses: Poses) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class PoseWriter:
+    """Writes the poses of many frames to a folder in one or several formats; a context manager.
+
+    Files: `STEM.jpg` per frame ("overlay"), `poses.json`, `coco_results.json`, `poses.csv`, `poses.parquet`.
+
+    Args:
+        out_dir: made if it is missing.
+        formats: some of `FORMATS`.
+        draw: (RGB uint8 picture, poses) -> RGB uint8 picture, for "overlay"; see `ebapose.draw.draw_poses`.
+        image_id: file name -> COCO image id, for "coco"; see `readers.read_image_ids`.
+
+    Raises:
+        UsageError: unknown format, "overlay" without `draw`, or a folder that cannot be written.
+        MissingDependencyError: "parquet" without pyarrow.
+    """
+
+    def __init__(
+        self,
+        out_dir: str | Path,
+        formats: Collection[Format],
+        *,
+        draw: Draw | None = None,
+        image_id: Callable[[str], int] = image_id_from_name,
+    ) -> None:
+        unknown = sorted(set(formats) - set(FORMATS))
+        if unknown:
+            raise UsageError(f"unknown output format {unknown[0]!r}; there are {', '.join(FORMATS)}")
+        if "overlay" in formats and draw is None:
+            raise UsageError("overlay pictures need a function that draws")
+        self.out_dir = Path(out_dir)
+        self._failures: list[dict[str, str]] = []
+        self._outputs: list[tuple[_Output, ExitStack]] = []  # with each: what gives its file its name
+        try:
+            with ExitStack() as opened:  # where one cannot be opened, no older file is touched
+                for name in FORMATS:
+                    if name in formats:
+                        stack = opened.enter_context(ExitStack())
+                        self._outputs.append((self._open(name, stack, draw, image_id), stack))
+                opened.pop_all()
+        except OSError as error:
+            raise UsageError(f"{self.out_dir}: cannot be written ({error.strerror})") from None
+
+    def _open(self, name: Format, stack: ExitStack, draw: Draw | None, image_id: Callable[[str], int]) -> _Output:
+        if name == "overlay":
+            assert draw is not None
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+            return _Overlays(self.out_dir, draw)
+        path = stack.enter_context(atomic_write(self.out_dir / FILE_NAMES[name]))
+        if name == "json":
+            return _PosesJson(path, self._failures)
+        if name == "coco":
+            return _CocoResults(path, image_id)
+        return _Csv(path) if name == "csv" else _Parquet(path)
+
+    def write(self, frame: Frame, poses: Poses) -> None:
+        """Add one frame to every output.
+
+        Raises:
+            InputError: one output cannot hold this frame (no COCO image id, say); the others have it nevertheless,
+                and further frames may be written.
+            EbaposeError: a file cannot be written (the disk is full, say).
+        """
+        refused: InputError | None = None
+        for output, _ in self._outputs:
+            try:
+                output.write(frame, poses)
+            except InputError as error:
+                refused = refused or error
+            except OSError as error:
+                raise EbaposeError(f"{self.out_dir}: cannot be written ({error.strerror})") from error
+        if refused is not None:
+            raise refused
+
+    def write_failure(self, name: str, error: Exception) -> None:
+        """Record an input that could not be used; it is listed at the end of `poses.json`."""
+        self._failures.append({"file": _text(name), "error": _text(str(error))})
+
+    def close(self) -> None:
+        """Complete every file. Raises EbaposeError where that fails, after all others are completed."""
+        failed: OSError | None = None
+        while self._outputs:
+            try:
+                output, stack = self._outputs.pop(0)
+                with stack:
+                    output.close()
+            except OSError as error:
+                failed = failed or error
+        if failed is not None:
+            raise EbaposeError(f"{self.out_dir}: cannot be written ({failed.strerror})") from failed
+
+    def __enter__(self) -> PoseWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Overlays:
+    """One JPEG per frame, under the frame's stem."""
+
+    def __init__(self, out_dir: Path, draw: Draw) -> None:
+        self._out_dir = out_dir
+        self._draw = draw
+
+    def write(self, frame: Frame, poses: Poses) -> None:
+        target = overlay_path(self._out_dir, frame)
+        image = cv2.cvtColor(self._draw(frame.image, poses), cv2.COLOR_RGB2BGR)
+        try:
+            encoded, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        except cv2.error:  # beyond 65,500 px
+            encoded, data = False, np.zeros(0, np.uint8)
+        if not encoded:
+            height, width = frame.hw
+            raise InputError(f"{frame.name}: {width}x{height} px cannot be written as JPEG")
+        with atomic_write(target) as temporary:
+            temporary.write_bytes(data.tobytes())
+
+    def close(self) -> None:
+        pass
+
+
+def overlay_path(out_dir: Path, frame: Frame) -> Path:
+    """Where a frame's overlay goes: `OUT_DIR/STEM.jpg`, or `STEM_pose.jpg` beside the original, which must survive.
+
+    Raises:
+        InputError: the stem leads out of the folder.
+    """
+    stem = PurePosixPath(frame.stem or Path(frame.name).stem or "image")
+    if stem.is_absolute() or ".." in stem.parts:
+        raise InputError(f"{frame.name}: its output {str(stem)!r} would lie outside of {out_dir}")
+    target = out_dir / f"{stem}.jpg"
+    original = Path(frame.name)
+    if original.is_file() and original.parent.resolve() == target.parent.resolve():
+        return out_dir / f"{stem}_pose.jpg"
+    return target
+
+
+class _TextFile:
+    """A text file that grows record by record, and that can be completed after an interruption at any point."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._size = 0  # of the complete records: what lies beyond is half a record
+
+    def append(self, text: str) -> None:
+        data = text.encode()
+        self._file.write(data)
+        self._size += len(data)
+
+    def finish(self, tail: str) -> None:
+        with self._file:
+            self._file.seek(self._size)
+            self._file.write(tail.encode())
+            self._file.truncate()
+
+
+class _PosesJson:
+    """The project's own format, one picture per line; `poses.schema.json` beside this file describes it."""
+
+    def __init__(self, path: Path, failures: list[dict[str, str]]) -> None:
+        self._file = _TextFile(path)
+        self._failures = failures
+        self._separator = ""
+
+    def write(self, frame: Frame, poses: Poses) -> None:
+        lead = self._separator or self._header(poses)
+        self._file.append(lead + "    " + _json(image_record(frame, poses)))
+        self._separator = ",\n"
+
+    def close(self) -> None:
+        lead = "\n" if self._separator else self._header(None)
+        failures = ",".join("\n    " + _json(failure) for failure in self._failures)
+        self._file.finish(lead + '  ],\n  "failed": [' + failures + ("\n  " if failures else "") + "]\n}\n")
+
+    @staticmethod
+    def _header(poses: Poses | None) -> str:
+        from ebapose import __version__
+
+        head: dict[str, Any] = {
+            "format": POSES_FORMAT,
+            "version": POSES_VERSION,
+            "generator": f"ebapose {__version__}",
+            "model": None if poses is None else _text(poses.model),
+            "skeleton": None if poses is None else poses.skeleton.to_dict(),
+            "coordinates": "px of the upright picture (EXIF applied); the centre of the top left px is (0, 0)",
+            "scores": "keypoint: probability that it is within an OKS of 0.5 of the truth; "
+            "pose: box score times mean keypoint score",
+            "sigmas": "standard deviation of x and y in px; null where the model predicts none",
+            "keypoint_fields": ["x", "y", "score", "sigma_x", "sigma_y"],
+        }
+        lines = ",\n".join(f"  {_json(key)}: {_json(value)}" for key, value in head.items())
+        return "{\n" + lines + ',\n  "images": [\n'
+
+
+def image_record(frame: Frame, poses: Poses) -> dict[str, Any]:
+    """One entry of "images" in `poses.json`: plain numbers, lists and None, px to 0.001 and scores to 1e-6."""
+    height, width = poses.image_hw
+    keypoints = np.concatenate(
+        [
+            _plain(poses.keypoints, _PX_DECIMALS),
+            _plain(poses.scores[:, :, None], _SCORE_DECIMALS),
+            _plain(poses.sigmas_px, _PX_DECIMALS),
+        ],
+        axis=2,
+    ).tolist()
+    boxes = _plain(poses.boxes.xyxy, _PX_DECIMALS).tolist()
+    box_scores = _plain(poses.boxes.scores, _SCORE_DECIMALS).tolist()
+    pose_scores = _plain(poses.pose_scores, _SCORE_DECIMALS).tolist()
+    track_ids = [None] * len(poses) if poses.track_ids is None else poses.track_ids.tolist()
+    return {
+        "file": _text(frame.name),
+        "frame": frame.index,
+        "time_s": None if frame.time_s is None else round(float(frame.time_s), 6),
+        "width": width,
+        "height": height,
+        "persons": [
+            {
+                "box_xyxy": boxes[n],
+                "box_score": box_scores[n],
+                "pose_score": pose_scores[n],
+                "track_id": track_ids[n],
+                "keypoints": keypoints[n],
+            }
+            for n in range(len(poses))
+        ],
+    }
+
+
+def keypoint_rows(frame: Frame, poses: Poses) -> list[tuple[Any, ...]]:
+    """One row per person and keypoint, in the order of `COLUMNS`; None where there is no value."""
+    record = image_record(frame, poses)
+    return [
+        (record["file"], record["frame"], number, person["track_id"], name, *keypoint)
+        for number, person in enumerate(record["persons"])
+        for name, keypoint in zip(poses.skeleton.keypoint_names, person["keypoints"], strict=True)
+    ]
+
+
+class _CocoResults:
+    """A COCO results list, one person per line."""
+
+    def __init__(self, path: Path, image_id: Callable[[str], int]) -> None:
+        self._file = _TextFile(path)
+        self._image_id = image_id
+        self._names: dict[int, str] = {}
+        self._separator = ""
+
+    def write(self, frame: Frame, poses: Poses) -> None:
+        if frame.time_s is not None:
+            raise InputError(f"{frame.name}: COCO results are for pictures, not for video frames")
+        image_id = self._image_id(frame.name)
+        if image_id in self._names:
+            raise InputError(f"{frame.name}: COCO image id {image_id} was already used for {self._names[image_id]}")
+        lines = [_json(_coco_result(image_id, person)) for person in image_record(frame, poses)["persons"]]
+        if lines:
+            self._file.append((self._separator or "[\n") + ",\n".join(lines))
+            self._separator = ",\n"
+        self._names[image_id] = frame.name
+
+    def close(self) -> None:
+        self._file.finish("\n]\n" if self._separator else "[]\n")
+
+
+def _coco_result(image_id: int, person: dict[str, Any]) -> dict[str, Any]:
+    left, top, right, bottom = person["box_xyxy"]
+    return {
+        "image_id": image_id,
+        "category_id": PERSON_CATEGORY,
+        "keypoints": [value for keypoint in person["keypoints"] for value in keypoint[:3]],
+        "score": person["pose_score"],
+        "bbox": [left, top, round(right - left, _PX_DECIMALS), round(bottom - top, _PX_DECIMALS)],
+    }
+
+
+class _Csv:
+    """One row per keypoint; RFC 4180 with UTF-8, an empty cell where there is no value."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = _TextFile(path)
+        self._file.append(",".join(COLUMNS) + "\n")
+
+    def write(self, frame: Frame, poses: Poses) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(keypoint_rows(frame, poses))
+        self._file.append(text.getvalue())
+
+    def close(self) -> None:
+        self._file.finish("")
+
+
+class _Parquet:
+    """The rows of the CSV, in row groups of bounded size."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import pyarrow as pa
+            from pyarrow import parquet
+        except ImportError:
+            raise MissingDependencyError("pyarrow", "tables", "Parquet output") from None
+        numbers = [(name, pa.float64()) for name in COLUMNS[5:]]
+        integers = [("frame", pa.int64()), ("person", pa.int32()), ("track_id", pa.int64())]
+        self._schema = pa.schema([("file", pa.string()), *integers, ("keypoint", pa.string()), *numbers])
+        self._table_of = pa.table
+        self._rows: list[tuple[Any, ...]] = []
+        self._writer = parquet.ParquetWriter(str(path), self._schema)
+
+    def write(self, frame: Frame, poses: Poses) -> None:
+        self._rows += keypoint_rows(frame, poses)
+        if len(self._rows) >= _PARQUET_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        rows, self._rows = self._rows, []  # first: an interruption may lose a row group but never doubles one
+        columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+        self._writer.write_table(self._table_of(columns, schema=self._schema))
+
+    def close(self) -> None:
+        if self._rows:
+            self._flush()
+        self._writer.close()
+
+
+def _plain(values: ArrayLike, decimals: int) -> NDArray[np.object_]:
+    """The numbers rounded, as objects, None for NaN and infinity: those are not JSON."""
+    array = np.asarray(values, dtype=np.float64)
+    plain = np.round(array, decimals).astype(object)
+    plain[~np.isfinite(array)] = None
+    return plain
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _text(text: str) -> str:
+    """Text that any encoding of Unicode can hold: file names may contain bytes that are none."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
