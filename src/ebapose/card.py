@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PositiveFloat, ValidationError, field_validator, model_validator
 
 from ebapose.config import Config, explain
 from ebapose.errors import InputError, ModelFileError
@@ -33,7 +33,7 @@ class InputSpec(Config):
 
     size_hw: tuple[int, int]
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
     padding: float = Field(default=1.25, gt=0)
     crop_center: Literal["symmetric", "corner"] = "symmetric"
 
@@ -59,7 +59,7 @@ class CodecSpec(Config):
 
     type: Literal["simcc", "heatmap", "coordinate"] = "simcc"
     split_ratio: float = Field(default=2.0, gt=0)
-    sigma: tuple[float, float] = (6.0, 6.0)
+    sigma: tuple[PositiveFloat, PositiveFloat] = (6.0, 6.0)
     targets: Literal["gaussian", "one_hot"] = "gaussian"
     stride: int = Field(default=4, gt=0)
 
@@ -124,10 +124,10 @@ class ModelCard(Config):
 
     def to_json(self, **changes: Any) -> str:
         """The card as JSON text, with some fields replaced."""
-        data = self.model_copy(update=changes).model_dump(mode="json", exclude={"skeleton"})
-        data["skeleton"] = (
-            self.skeleton.name if SKELETONS.get(self.skeleton.name) == self.skeleton else self.skeleton.to_dict()
-        )
+        card = self.model_copy(update=changes)
+        data = card.model_dump(mode="json", exclude={"skeleton"})
+        built_in = SKELETONS.get(card.skeleton.name) == card.skeleton
+        data["skeleton"] = card.skeleton.name if built_in else card.skeleton.to_dict()
         return json.dumps(data, indent=2) + "\n"
 
 
@@ -164,8 +164,17 @@ def sha256_of(path: Path) -> str:
 
 
 def verify_sha256(model_path: Path, card: ModelCard) -> None:
-    """Compare a file with its card. Raises ModelFileError when the sha256 differs (an empty one is not checked)."""
-    if card.sha256 and sha256_of(model_path) != card.sha256:
+    """Compare a file with its card; an empty sha256 is not checked.
+
+    Raises ModelFileError when the sha256 differs or the file cannot be read.
+    """
+    if not card.sha256:
+        return
+    try:
+        found = sha256_of(model_path)
+    except OSError as error:
+        raise ModelFileError(f"{model_path}: {error.strerror or error}") from None
+    if found != card.sha256:
         raise ModelFileError(
             f"{model_path}: sha256 differs from its card {card_path(model_path).name}: damaged or replaced"
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,20 +28,23 @@ def explain(error: ValidationError, schema: type[BaseModel], where: str) -> str:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         return f"{where}: {key + ': ' if key else ''}{first['msg']}"
-    known = _keys(schema)
-    near = difflib.get_close_matches(key, known, 1) or difflib.get_close_matches(
-        key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in known], 1
-    )
+    known = list(_keys(schema))
+    # The nearest whole key (places in a list do not count), else the nearest last part: a key in the wrong section.
+    names = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
+    path = ".".join(part for part in first["loc"] if isinstance(part, str))
+    near = difflib.get_close_matches(path, known, 1) or [
+        names[name] for name in difflib.get_close_matches(path.rsplit(".", 1)[-1], names, 1)
+    ]
     return f"{where}: unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
 
 
-def _keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
-    keys = []
+def _keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """All keys of a schema, dotted, with those of the schemas in it (also `Schema | None` and `tuple[Schema, ...]`)."""
     for name, info in schema.model_fields.items():
-        keys.append(prefix + name)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            keys += _keys(info.annotation, f"{prefix}{name}.")
-    return keys
+        yield prefix + name
+        for inner in (info.annotation, *get_args(info.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from _keys(inner, f"{prefix}{name}.")
 
 
 def parse_config(schema: type[ConfigT], data: Any, where: str) -> ConfigT:

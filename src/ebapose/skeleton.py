@@ -104,6 +104,7 @@ class Skeleton:
         indices = np.arange(self.num_keypoints)
         for a, b in self.flip_pairs:
             indices[a], indices[b] = b, a
+        indices.flags.writeable = False
         return indices
 
     @cached_property
@@ -127,17 +128,27 @@ class Skeleton:
         missing = [k for k in ("name", "keypoint_names", "edges", "flip_pairs", "sigmas") if k not in data]
         if missing:
             raise InputError(f"skeleton: {', '.join(missing)} missing")
-        return cls(
-            name=str(data["name"]),
-            keypoint_names=tuple(str(n) for n in data["keypoint_names"]),
-            edges=_pairs(data["edges"]),
-            flip_pairs=_pairs(data["flip_pairs"]),
-            sigmas=tuple(float(s) for s in data["sigmas"]),
-        )
+        parts: dict[str, Any] = {}
+        for part, read in (("keypoint_names", _names), ("edges", _pairs), ("flip_pairs", _pairs), ("sigmas", _floats)):
+            try:
+                parts[part] = read(data[part])
+            except (TypeError, ValueError):
+                raise InputError(f"skeleton {data['name']!r}: {part} cannot be {data[part]!r:.80}") from None
+        return cls(name=str(data["name"]), **parts)
+
+
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise TypeError
+    return tuple(str(name) for name in names)
 
 
 def _pairs(pairs: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
     return tuple((int(a), int(b)) for a, b in pairs)
+
+
+def _floats(numbers: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(number) for number in numbers)
 
 
 COCO17 = Skeleton(

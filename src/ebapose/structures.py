@@ -20,16 +20,25 @@ UInt8Array = NDArray[np.uint8]
 
 
 def _as_float32(values: ArrayLike, shape: tuple[int | None, ...], what: str) -> Float32Array:
-    """Read-only float32 array of the given shape (None: any length). Raises InputError when it does not fit."""
-    array = np.asarray(values, dtype=np.float32)
-    if array.size == 0 and shape[0] is None:
+    """Read-only float32 copy of the given shape (None: any length). Raises InputError when it does not fit."""
+    try:
+        array = np.array(values, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"{what}: expected an array of numbers") from None
+    if array.shape == (0,) and not shape[0]:  # an empty list
         array = array.reshape(0, *(n or 0 for n in shape[1:]))
     if array.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, array.shape, strict=True)):
         wanted = ", ".join("any" if n is None else str(n) for n in shape)
         raise InputError(f"{what}: shape {array.shape}, expected ({wanted})")
-    array = array.view()
     array.flags.writeable = False
     return array
+
+
+def _as_index(index: ArrayLike | slice) -> NDArray[np.generic] | slice:
+    if isinstance(index, slice):
+        return index
+    array = np.atleast_1d(np.asarray(index))
+    return array if array.size else array.astype(np.intp)
 
 
 @dataclass(frozen=True)
@@ -81,25 +90,31 @@ class Boxes:
         object.__setattr__(self, "scores", _as_float32(self.scores, (len(self.xyxy),), "box scores"))
         if not np.isfinite(self.xyxy).all():
             raise InputError("boxes: coordinates must be finite")
+        wrong = (self.xyxy[:, 2:] < self.xyxy[:, :2]).any(axis=1)
+        if wrong.any():
+            found = ", ".join(f"{value:g}" for value in self.xyxy[wrong.argmax()])
+            raise InputError(f"boxes: ({found}) is no left, top, right, bottom: right < left or bottom < top")
+        if not ((self.scores >= 0) & (self.scores <= 1)).all():
+            raise InputError("box scores must lie in 0..1")
 
     def __len__(self) -> int:
         return len(self.xyxy)
 
     def __getitem__(self, index: ArrayLike | slice) -> Boxes:
         """The chosen boxes (slice, boolean mask or index list), as `Boxes`."""
-        index = index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))
+        index = _as_index(index)
         return Boxes(self.xyxy[index], self.scores[index])
 
     @classmethod
     def from_xyxy(cls, xyxy: ArrayLike, scores: ArrayLike | None = None) -> Boxes:
         """Boxes from (N, 4) corners; scores default to 1."""
-        corners = np.asarray(xyxy, dtype=np.float32).reshape(-1, 4)
+        corners = _as_float32(np.atleast_2d(xyxy) if np.size(xyxy) else [], (None, 4), "boxes")
         return cls(corners, np.ones(len(corners), np.float32) if scores is None else np.asarray(scores, np.float32))
 
     @classmethod
     def from_xywh(cls, xywh: ArrayLike, scores: ArrayLike | None = None) -> Boxes:
         """Boxes from COCO's (N, 4) left, top, width, height; scores default to 1."""
-        boxes = np.asarray(xywh, dtype=np.float32).reshape(-1, 4)
+        boxes = _as_float32(np.atleast_2d(xywh) if np.size(xywh) else [], (None, 4), "boxes")
         return cls.from_xyxy(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1), scores)
 
     @property
@@ -138,17 +153,23 @@ class Poses:
         object.__setattr__(self, "keypoints", _as_float32(self.keypoints, (num, k, 2), "keypoints"))
         object.__setattr__(self, "scores", _as_float32(self.scores, (num, k), "keypoint scores"))
         object.__setattr__(self, "sigmas_px", _as_float32(self.sigmas_px, (num, k, 2), "keypoint sigmas"))
-        if self.scores.size and not ((self.scores >= 0) & (self.scores <= 1)).all():
+        if not np.isfinite(self.keypoints).all():
+            raise InputError("keypoints: coordinates must be finite")
+        if not ((self.scores >= 0) & (self.scores <= 1)).all():
             raise InputError("keypoint scores must lie in 0..1")
-        if self.track_ids is not None and np.shape(self.track_ids) != (num,):
-            raise InputError(f"track_ids: shape {np.shape(self.track_ids)}, expected ({num},)")
+        if self.track_ids is not None:
+            if np.shape(self.track_ids) != (num,):
+                raise InputError(f"track_ids: shape {np.shape(self.track_ids)}, expected ({num},)")
+            track_ids = np.array(self.track_ids, dtype=np.int64)
+            track_ids.flags.writeable = False
+            object.__setattr__(self, "track_ids", track_ids)
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def __getitem__(self, index: ArrayLike | slice) -> Poses:
         """The chosen persons (slice, boolean mask or index list), as `Poses`."""
-        index = index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))
+        index = _as_index(index)
         return replace(
             self,
             keypoints=self.keypoints[index],

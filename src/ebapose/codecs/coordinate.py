@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ebapose.codecs.decoded import Decoded, Float32Array
+from ebapose.codecs.decoded import Decoded, Float32Array, require_finite
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,11 @@ class Coordinate:
         return ((outputs[0] + back) * np.float32(0.5),)
 
     def decode(self, outputs: tuple[Float32Array, ...]) -> Decoded:
-        """Crop px from coordinates (N, K, 2) in 0..1. Regression states no certainty: scores are 1, sigmas NaN."""
+        """Crop px from coordinates (N, K, 2) in 0..1. Regression states no certainty: scores are 1, sigmas NaN.
+
+        Raises ModelFileError for NaN or infinite outputs.
+        """
         coordinates = np.asarray(outputs[0], np.float32)
+        require_finite(coordinates)
         keypoints = coordinates * np.array([self.size_hw[1], self.size_hw[0]], np.float32) - np.float32(0.5)
         return Decoded(keypoints, np.ones(keypoints.shape[:2], np.float32), np.full_like(keypoints, np.nan))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebapose.card import Calibration
+from ebapose.errors import ModelFileError
 
 Float32Array = NDArray[np.float32]
 
@@ -45,14 +46,25 @@ def nominal_radius_px(sigmas: ArrayLike, size_hw: tuple[int, int], padding: floa
     return oks_radius_px(sigmas, SEGMENT_SHARE * size_hw[0] * size_hw[1] / padding**2)
 
 
+def require_finite(values: Float32Array) -> None:
+    """Refuse outputs of a broken network: a keypoint made of NaN would look like a place at the border.
+
+    Raises:
+        ModelFileError: a value (or, where `values` are maxima, one they were taken over) is NaN or infinite.
+    """
+    if not np.isfinite(values).all():
+        raise ModelFileError("the network's outputs are not finite: damaged weights, or a precision too low for them")
+
+
 def apply_calibration(decoded: Decoded, calibration: Calibration) -> Decoded:
     """Correct scores and sigmas as the model card says (formula in `ebapose.card.Calibration`)."""
     scores, sigmas = decoded.scores, decoded.sigmas_px
     if calibration.score_scale or calibration.score_shift:
-        raw = np.clip(scores.astype(np.float64), 1e-6, 1 - 1e-6)
+        raw = np.clip(scores.astype(np.float64), 1e-6, 1 - 1e-6)  # logit(0) and logit(1) are infinite
         scale = np.asarray(calibration.score_scale or 1.0)
         shift = np.asarray(calibration.score_shift or 0.0)
-        scores = (1 / (1 + np.exp(-(scale * np.log(raw / (1 - raw)) + shift)))).astype(np.float32)
+        logits = scale * np.log(raw / (1 - raw)) + shift
+        scores = np.exp(-np.logaddexp(0, -logits)).astype(np.float32)  # 1 / (1 + exp(-logits)) without overflow
     if calibration.sigma_scale:
         sigmas = (sigmas * np.asarray(calibration.sigma_scale)[:, None]).astype(np.float32)
     return replace(decoded, scores=scores, sigmas_px=sigmas)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebapose.codecs.dark import dark_refine_2d
-from ebapose.codecs.decoded import Decoded, Float32Array
+from ebapose.codecs.decoded import Decoded, Float32Array, require_finite
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,13 @@ class Heatmap:
         """Keypoints from maps (N, K, h, w): the largest cell, moved 0.25 cells towards the higher neighbour.
 
         The score is the map's peak, clipped to 0..1; maps predict no standard deviation (NaN). A map without a
-        positive value gives cell (0, 0), as in the reference.
+        positive value gives cell (0, 0), as in the reference. Raises ModelFileError for NaN or infinite maps.
         """
         maps = np.asarray(outputs[0], np.float32)
         num, k, height, width = maps.shape
         flat = maps.reshape(num, k, -1)
         best, peaks = flat.argmax(axis=-1), flat.max(axis=-1)
+        require_finite(peaks)
         cells = np.stack([best % width, best // width], axis=-1) * (peaks > 0)[..., None]
         positions = cells.astype(np.float64)
         if refine == "quarter":

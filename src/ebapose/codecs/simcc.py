@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebapose.codecs.dark import dark_refine_1d
-from ebapose.codecs.decoded import Decoded, Float32Array
+from ebapose.codecs.decoded import Decoded, Float32Array, require_finite
 
 Refine = Literal["parabola", "none", "dark"]
 WeightRule = Literal["bins", "reference"]
@@ -74,7 +74,7 @@ def parabola_refine(logits: ArrayLike, peak: NDArray[np.intp], radius: int) -> N
     index = peak[..., None] + steps
     inside = (index >= 0) & (index < logits.shape[-1])
     values = np.take_along_axis(logits, np.clip(index, 0, logits.shape[-1] - 1), axis=-1).astype(np.float64)
-    values = values - np.take_along_axis(logits, peak[..., None], axis=-1)
+    values = np.maximum(values - np.take_along_axis(logits, peak[..., None], axis=-1), -100)  # -inf would make NaN
     weights = np.where(inside, np.exp(values), 0.0)
     # Weighted least squares of a + b t + c t^2, solved in closed form from the moments of t.
     moments = [(weights * steps**n).sum(axis=-1) for n in range(5)]
@@ -198,19 +198,25 @@ class SimCC:
     ) -> tuple[Float32Array, ...]:
         """Average the outputs for a crop with those for its mirror image (the flip test).
 
-        Mirroring is x' = W - 1 - x, so the reversed x bins lie k - 1 bins too far right; they are moved back by that
-        (the published code moves by 0 or 1), between bins by linear interpolation. Gaussian models average logits,
+        Mirroring is x' = W - 1 - x, so the reversed x bins lie int(W k) - 1 - (W - 1) k bins (k - 1 where W k is whole)
+        too far right; they are moved back by that (the published code moves by 0 or 1), between bins by linear
+        interpolation. Bins that the mirror image does not show then (k - 1 at the right border) take the shape of the
+        plain output, so that keypoints beside the border stay where they are. Gaussian models average logits,
         one-hot models probabilities (returned as their logarithm).
 
         Args:
             outputs, mirrored: (logits_x (N, K, x-bins), logits_y (N, K, y-bins)).
             flip_indices: (K,) `Skeleton.flip_indices`.
-            shift_bins: how far the reversed x bins move left, k - 1 by default.
+            shift_bins: how far the reversed x bins move left, instead of that; the edge bin is repeated, as published.
         """
         mirrored_x = mirrored[0][:, flip_indices, ::-1]
         mirrored_y = mirrored[1][:, flip_indices]
-        shift = self.split_ratio - 1 if shift_bins is None else shift_bins
-        pairs = ((outputs[0], _shift_left(mirrored_x, shift)), (outputs[1], mirrored_y))
+        if shift_bins is None:
+            shift = round(self.bins_wh[0] - 1 - (self.size_hw[1] - 1) * self.split_ratio, 6)
+            mirrored_x = _follow(_shift_left(mirrored_x, shift), outputs[0], shift)
+        else:
+            mirrored_x = _shift_left(mirrored_x, shift_bins)
+        pairs = ((outputs[0], mirrored_x), (outputs[1], mirrored_y))
         if self.targets == "gaussian":
             return tuple((a + b) * np.float32(0.5) for a, b in pairs)
         return tuple(np.log(np.maximum((softmax(a) + softmax(b)) / 2, 1e-30)) for a, b in pairs)
@@ -225,12 +231,16 @@ class SimCC:
         Args:
             outputs: (logits_x (N, K, x-bins), logits_y (N, K, y-bins)).
             refine: "parabola", "none" (plain argmax) or "dark" (Zhang et al. 2020 on each axis).
+
+        Raises:
+            ModelFileError: the logits contain NaN or infinity.
         """
         positions, masses, sigmas = [], [], []
         half_width = np.maximum(self.radius_px * np.sqrt(np.pi) / 2 * self.split_ratio, 0.5)
         for logits, blur in zip(outputs, self.sigma, strict=True):
             logits = np.asarray(logits, np.float32)
             peak = logits.argmax(axis=-1)
+            require_finite(logits.max(axis=-1))
             if refine == "none":
                 position = peak.astype(np.float64)
             elif refine == "dark":
@@ -264,3 +274,15 @@ def _shift_left(values: Float32Array, shift: float) -> Float32Array:
     if fraction == 0:
         return near
     return near * (1 - fraction) + values[..., np.clip(index + 1, 0, num - 1)] * fraction
+
+
+def _follow(shifted: Float32Array, plain: Float32Array, shift: float) -> Float32Array:
+    """`shifted` by `_shift_left`, its bins beyond the edge replaced by the course of `plain`, joined at the edge."""
+    num = shifted.shape[-1]
+    sources = np.arange(num) + shift
+    known = np.flatnonzero((sources >= 0) & (sources <= num - 1))
+    beyond = np.flatnonzero((sources < 0) | (sources > num - 1))
+    if len(beyond) and len(known):
+        edge = np.clip(beyond, known[0], known[-1])
+        shifted[..., beyond] = shifted[..., edge] + plain[..., beyond] - plain[..., edge]
+    return shifted

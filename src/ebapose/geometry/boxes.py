@@ -35,7 +35,7 @@ def clip(boxes_xyxy: ArrayLike, image_hw: tuple[int, int]) -> Float64Array:
 
 def intersection(boxes_a_xyxy: ArrayLike, boxes_b_xyxy: ArrayLike) -> Float64Array:
     """(A, B) shared area in px^2 of every pair."""
-    a, b = np.asarray(boxes_a_xyxy, np.float64)[:, None], np.asarray(boxes_b_xyxy, np.float64)[None]
+    a, b = _rows(boxes_a_xyxy)[:, None], _rows(boxes_b_xyxy)[None]
     top_left, bottom_right = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
     return area(np.concatenate([top_left, bottom_right], axis=-1))
 
@@ -43,8 +43,12 @@ def intersection(boxes_a_xyxy: ArrayLike, boxes_b_xyxy: ArrayLike) -> Float64Arr
 def iou(boxes_a_xyxy: ArrayLike, boxes_b_xyxy: ArrayLike) -> Float64Array:
     """(A, B) intersection over union of every pair; 0 where both areas are 0."""
     shared = intersection(boxes_a_xyxy, boxes_b_xyxy)
-    union = area(boxes_a_xyxy)[:, None] + area(boxes_b_xyxy)[None] - shared
+    union = area(_rows(boxes_a_xyxy))[:, None] + area(_rows(boxes_b_xyxy))[None] - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def _rows(boxes_xyxy: ArrayLike) -> Float64Array:
+    return np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
 
 
 def nms(boxes_xyxy: ArrayLike, scores: ArrayLike, iou_threshold: float) -> NDArray[np.intp]:

@@ -12,9 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ebapose.errors import InputError
 from ebapose.structures import UInt8Array
 
 Float64Array = NDArray[np.float64]
+_WARP_LIMIT = 2**15 - 1  # OpenCV 4 stores source positions in 16 bits
 CropCenter = Literal["symmetric", "corner"]
 
 
@@ -66,9 +68,16 @@ def image_to_crop_matrix(
 
     Returns:
         (N, 2, 3) float64.
+
+    Raises:
+        InputError: a box has neither width nor height, or is not finite.
     """
     centers, sizes_wh = fit_boxes(boxes_xyxy, size_hw, padding)
     num = len(centers)
+    bad = ~(np.isfinite(centers).all(axis=1) & np.isfinite(sizes_wh).all(axis=1) & (sizes_wh > 0).all(axis=1))
+    if bad.any():
+        found = ", ".join(f"{value:g}" for value in np.reshape(boxes_xyxy, (-1, 4))[bad.argmax()])
+        raise InputError(f"box ({found}): left, top, right, bottom must be finite and enclose an area")
     sizes_wh = sizes_wh * np.broadcast_to(np.asarray(scale, np.float64), num)[:, None]
     centers = centers + sizes_wh * np.broadcast_to(np.asarray(shift, np.float64), (num, 2))
     angle = np.deg2rad(np.broadcast_to(np.asarray(rotation_deg, np.float64), num))
@@ -140,8 +149,8 @@ def warp_crop(image: UInt8Array, matrix: ArrayLike, size_hw: tuple[int, int], *,
 
 def _shrink(image: UInt8Array, matrix: Float64Array, size_hw: tuple[int, int]) -> tuple[UInt8Array, Float64Array]:
     """The needed part of the picture, area-averaged by a whole factor, and the matrix from there to the crop."""
-    factor = int(1 / max(float(crop_scale(matrix)), 1e-9))
-    if factor < 2:
+    factor = max(int(1 / max(float(crop_scale(matrix)), 1e-9)), 1)
+    if factor == 1 and max(image.shape) < _WARP_LIMIT:
         return image, matrix
     height, width = size_hw
     corners = crop_to_image([[-1, -1], [width, -1], [-1, height], [width, height]], matrix)
@@ -152,7 +161,7 @@ def _shrink(image: UInt8Array, matrix: Float64Array, size_hw: tuple[int, int]) -
     if columns < 1 or rows < 1:
         return image, matrix
     part = image[top : top + rows * factor, left : left + columns * factor]
-    small = cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
+    small = part if factor == 1 else cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
     # pixel i of the small picture is the mean of the pixels i*factor .. i*factor + factor - 1
     small_to_image = np.array([[factor, 0, left + (factor - 1) / 2], [0, factor, top + (factor - 1) / 2]])
     return np.asarray(small, np.uint8), compose(matrix, small_to_image)
