@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ebapose.training.config import LossConfig
+
 Reduction = Literal["paper", "reference", "nmt", "mmpose"]
 
 
@@ -128,3 +130,36 @@ def map_loss(maps: Tensor, target_x: Tensor, target_y: Tensor, weights: Tensor) 
     log_probability = F.log_softmax(_wide(maps).flatten(-2), dim=-1).unflatten(-1, (height, width))
     cross_entropy = -torch.einsum("bkyx,bky,bkx->bk", log_probability, rows, columns)
     return (cross_entropy * _wide(weights) * inside).mean()
+
+
+def compute_loss(
+    outputs: tuple[Tensor, ...], targets: tuple[Tensor, ...], weights: Tensor, codec_type: str, config: LossConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a recipe, and its parts by name (detached).
+
+    Args:
+        outputs: the network's; a SimCC model's keypoint maps may follow its two logits.
+        targets: the codec's, in the order of the outputs.
+        weights: (B, K).
+        codec_type: "simcc", "heatmap" or "coordinate" (`ebapose.card.CodecSpec.type`).
+        config: reduction, smoothing and weight of the auxiliary loss.
+    """
+    if codec_type == "heatmap":
+        parts = {"heatmap": heatmap_loss(outputs[0], targets[0], weights)}
+    elif codec_type == "coordinate":
+        parts = {"coordinate": coordinate_loss(outputs[0], targets[0], weights)}
+    else:
+        parts = {
+            "simcc": simcc_loss(
+                outputs[0],
+                outputs[1],
+                targets[0],
+                targets[1],
+                weights,
+                reduction=config.reduction,
+                label_smoothing=config.label_smoothing,
+            )
+        }
+        if config.map_weight:
+            parts["maps"] = config.map_weight * map_loss(outputs[2], targets[0], targets[1], weights)
+    return torch.stack(list(parts.values())).sum(), {name: value.detach() for name, value in parts.items()}

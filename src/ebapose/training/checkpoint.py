@@ -1,0 +1,150 @@
+"""Checkpoints: everything a run needs to go on, in one safetensors file that is either complete or not there.
+
+Tensors are named `model.NAME`, `ema.NAME` and `optimizer.PARAMETER.STATE`; the rest is one JSON text in the file's
+metadata. Nothing is pickled. What a step does besides depends only on the recipe and the step's number (the learning
+rate, the random numbers, which samples come next), so a checkpoint taken in the middle of an epoch continues exactly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ebapose.errors import EbaposeError, ModelFileError, UsageError
+from ebapose.io.atomic import atomic_write
+
+CHECKPOINT_NAME = "checkpoint.safetensors"
+_METADATA_KEY = "ebapose_checkpoint"
+
+# Differences in these keys do not change what is learned, only how fast or how it is watched.
+_FREE_KEYS = {
+    "data.root",
+    "data.max_broken",
+    "run.workers",
+    "run.checkpoint_every_s",
+    "run.log_every",
+    "license",
+    "source",
+}
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: optimiser steps done; the next step's number.
+        best_value: best validated value so far (higher is better), None before the first validation.
+        best_step: steps done when it was reached.
+        bad_validations: validations since then.
+        elapsed_s: training time so far, over all resumed parts.
+        broken: pictures that could not be read.
+    """
+
+    step: int = 0
+    best_value: float | None = None
+    best_step: int = 0
+    bad_validations: int = 0
+    elapsed_s: float = 0.0
+    broken: list[str] = field(default_factory=list)
+
+
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    ema: nn.Module | None,
+    optimizers: Sequence[torch.optim.Optimizer],
+    scaler: dict[str, Any] | None,
+    progress: Progress,
+    config: dict[str, Any],
+) -> None:
+    """Write a checkpoint atomically: an older one stays until the new one is complete on disk.
+
+    Raises:
+        EbaposeError: it cannot be written (disk full); the older one is untouched.
+    """
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    if ema is not None:
+        tensors.update({f"ema.{name}": value for name, value in ema.state_dict().items()})
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        for parameter, state in optimizer.state.items():
+            for key, value in state.items():
+                tensors[f"optimizer.{names[id(parameter)]}.{key}"] = torch.as_tensor(value)
+    state = {"progress": asdict(progress), "scaler": scaler, "config": config, "torch": torch.__version__}
+    # an own copy of each: safetensors takes neither shared memory nor channels-last
+    ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    try:
+        with atomic_write(path) as temporary:
+            save_file(ready, temporary, metadata={_METADATA_KEY: json.dumps(state)})
+    except (OSError, SafetensorError) as error:
+        kept = "; the previous one is intact" if path.exists() else ""
+        raise EbaposeError(f"{path}: the checkpoint cannot be written ({error}){kept}") from error
+
+
+def load_checkpoint(
+    path: Path,
+    model: nn.Module,
+    ema: nn.Module | None,
+    optimizers: Sequence[torch.optim.Optimizer],
+    config: dict[str, Any],
+) -> tuple[Progress, dict[str, Any] | None]:
+    """Put a checkpoint's state into model, EMA and optimisers; return progress and the gradient scaler's state.
+
+    Raises:
+        ModelFileError: the file is missing or damaged.
+        UsageError: it was made with another recipe; the message names the first differing key.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads((file.metadata() or {})[_METADATA_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: no checkpoint there") from None
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ModelFileError(f"{path}: not a complete checkpoint ({error})") from None
+    _refuse_other_recipe(state["config"], config, path)
+    try:
+        model.load_state_dict(_part(tensors, "model."))
+        if ema is not None:
+            ema.load_state_dict(_part(tensors, "ema."))
+        parameters = dict(model.named_parameters())
+        by_id = {id(p): optimizer for optimizer in optimizers for g in optimizer.param_groups for p in g["params"]}
+        for name, value in _part(tensors, "optimizer.").items():
+            parameter_name, key = name.rsplit(".", 1)
+            parameter = parameters[parameter_name]
+            if value.shape == parameter.shape:  # in the parameter's memory layout and place
+                value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            by_id[id(parameter)].state[parameter][key] = value
+        return Progress(**state["progress"]), state["scaler"]
+    except (KeyError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"{path}: the checkpoint does not fit the model ({reason:.300})") from None
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _refuse_other_recipe(made_with: dict[str, Any], config: dict[str, Any], path: Path) -> None:
+    before, now = _flatten(made_with), _flatten(config)
+    for key in sorted(before.keys() | now.keys()):
+        if key not in _FREE_KEYS and before.get(key) != now.get(key):
+            raise UsageError(
+                f"{key}: {now.get(key)!r}, but {path} was made with {before.get(key)!r}; "
+                "to change it, start a new run from the weights (model.weights)"
+            )
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict) and tree:
+        return {k: v for name, part in tree.items() for k, v in _flatten(part, f"{prefix}.{name}".lstrip(".")).items()}
+    return {prefix: tree}

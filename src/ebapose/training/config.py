@@ -1,0 +1,274 @@
+"""The recipe of a training run: one frozen, validated tree, its YAML file and its command line overrides.
+
+Everything is checked before any work starts; an unknown or contradictory key is refused by its name. A recipe names no
+absolute paths: `data.root` (default: the current folder) is where its relative paths start.
+
+Adding a new key: give it to the section it belongs to, with a default that keeps older recipes as they were, and a line
+in the section's docstring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from ebapose.config import Config, load_yaml, parse_config
+from ebapose.data.transforms import AugmentConfig
+from ebapose.errors import UsageError
+
+
+class SourceConfig(Config):
+    """One annotation file.
+
+    Attributes:
+        annotations: COCO keypoint JSON, relative to `data.root`.
+        images: folder that its file names start from; default: found beside the annotations.
+        repeat: how often each person is seen in an epoch, to balance sources of different size.
+    """
+
+    annotations: Path
+    images: Path | None = None
+    repeat: int = Field(1, ge=1)
+
+
+class DataConfig(Config):
+    """What is learned from, and what the progress is measured on.
+
+    Attributes:
+        root: where relative paths start.
+        train: one or more annotation files with the same skeleton.
+        val: annotation file for validation (ground-truth boxes), or nothing.
+        max_broken: so many unreadable pictures are reported by name and skipped; one more stops the run.
+    """
+
+    root: Path = Path()
+    train: tuple[SourceConfig, ...] = Field(min_length=1)
+    val: SourceConfig | None = None
+    max_broken: int = Field(20, ge=0)
+
+
+class ModelConfig(Config):
+    """What is trained.
+
+    Attributes:
+        name: registered name with the input size, height x width, e.g. "eba_prnetcc18_256x192".
+        options: its keyword arguments, e.g. {split_ratio: 3, sigma: 4}.
+        weights: weights to start from: a file, "default" (the bundled ones of this architecture) or nothing (scratch).
+        new_head: start from `weights`, but leave out what does not fit (other keypoints, other input size); without it
+            a difference is an error.
+        frozen: parameters whose names start with one of these are not trained.
+        freeze_batch_norm: keep batch norm statistics and scales as they are (small batches, small data).
+    """
+
+    name: str
+    options: dict[str, Any] = {}
+    weights: str | None = None
+    new_head: bool = False
+    frozen: tuple[str, ...] = ()
+    freeze_batch_norm: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        if self.new_head and self.weights is None:
+            raise ValueError("new_head needs weights to start from")
+        return self
+
+
+class LossConfig(Config):
+    """What is minimised; which loss it is follows from the model's codec (KL or cross entropy, heatmap MSE, L1).
+
+    Attributes:
+        targets: of SimCC models: "gaussian" or "one_hot"; default: the model's own.
+        reduction: of the SimCC loss, see `training.loss.simcc_loss`.
+        label_smoothing: for one-hot SimCC targets.
+        map_weight: of the auxiliary cross entropy on the keypoint maps; 0 leaves it out.
+    """
+
+    targets: Literal["gaussian", "one_hot"] | None = None
+    reduction: Literal["paper", "reference", "nmt"] = "paper"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    map_weight: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LossConfig:
+        if self.label_smoothing and self.targets != "one_hot":
+            raise ValueError("label_smoothing needs targets: one_hot")
+        return self
+
+
+class OptimConfig(Config):
+    """How it is minimised.
+
+    Attributes:
+        name: "adamw", "adam", or "muon" (orthogonalised momentum for weight matrices, AdamW for the rest).
+        lr: peak learning rate for `batch_size` samples per step.
+        weight_decay: not applied to norms and biases.
+        betas, eps: of Adam.
+        momentum: of Muon.
+        lr_factors: parameter name prefix to factor on lr, e.g. {layer1: 0.1}; the longest matching prefix counts.
+        schedule: "constant", "step" (times gamma after each of `milestones`) or "cosine" (down to final_lr_factor).
+        milestones: epochs.
+        warmup_steps: linear from 0 to lr over so many steps.
+        clip_norm: largest gradient norm; nothing: not clipped.
+        ema_decay: of the averaged weights, which are the ones validated and written; 0: no averaging.
+    """
+
+    name: Literal["adamw", "adam", "muon"] = "adamw"
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    momentum: float = Field(0.95, ge=0, lt=1)
+    lr_factors: dict[str, float] = {}
+    schedule: Literal["constant", "step", "cosine"] = "constant"
+    milestones: tuple[float, ...] = ()
+    gamma: float = Field(0.1, gt=0, le=1)
+    warmup_steps: int = Field(0, ge=0)
+    final_lr_factor: float = Field(0.01, ge=0, le=1)
+    clip_norm: float | None = Field(None, gt=0)
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> OptimConfig:
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError("milestones belong to schedule 'step': give both or neither")
+        return self
+
+
+class RunConfig(Config):
+    """How long, how fast, how often.
+
+    Attributes:
+        epochs, samples: the length; exactly one of the two.
+        batch_size: samples per optimiser step, over all processes and accumulated parts together, so that a recipe
+            means the same on any number of devices.
+        accumulation: each step's samples go through the network in so many parts.
+        workers: loader processes per training process; 0 loads in the training process.
+        seed: of everything.
+        precision: "fp32", "bf16" or "fp16" (GPU only).
+        compile: "none", "whole" (torch.compile) or "regional" (each residual block on its own: compiles faster).
+        channels_last: memory layout of the feature maps.
+        sync_batch_norm: share batch statistics between GPUs.
+        validate_every: epochs.
+        metric: what "best" means: "pck" (PCK@0.2 of the torso), "ap" (OKS AP, ground-truth boxes) or "oks" (mean OKS, for
+            skeletons without a torso).
+        patience: stop after so many validations without a better value; nothing: run to the end.
+        keep: `weights.safetensors` holds the "best" or the "last" validated weights.
+        checkpoint_every_s: s between checkpoints; 0: after every step.
+        log_every: steps between rows of the log.
+    """
+
+    epochs: float | None = Field(None, gt=0)
+    samples: int | None = Field(None, gt=0)
+    batch_size: int = Field(32, ge=2)
+    accumulation: int = Field(1, ge=1)
+    workers: int = Field(2, ge=0)
+    seed: int = Field(0, ge=0)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: Literal["none", "whole", "regional"] = "none"
+    channels_last: bool = False
+    sync_batch_norm: bool = True
+    validate_every: float = Field(1.0, gt=0)
+    metric: Literal["pck", "ap", "oks"] = "pck"
+    patience: int | None = Field(None, ge=1)
+    keep: Literal["best", "last"] = "best"
+    checkpoint_every_s: float = Field(300.0, ge=0)
+    log_every: int = Field(50, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if (self.epochs is None) == (self.samples is None):
+            raise ValueError("give either epochs or samples")
+        if self.batch_size % self.accumulation or self.batch_size // self.accumulation < 2:
+            raise ValueError(
+                f"batch_size {self.batch_size} does not split into {self.accumulation} (accumulation) equal parts of 2 or more"
+            )
+        return self
+
+
+class TrainConfig(Config):
+    """A whole recipe.
+
+    Attributes:
+        name: id of the weights that come out.
+        license, source: for the card of the weights.
+    """
+
+    name: str = Field(min_length=1)
+    data: DataConfig
+    model: ModelConfig
+    augment: AugmentConfig = AugmentConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig
+    run: RunConfig
+    license: str = ""
+    source: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if any(c in name for c in "/\\\0"):
+            raise ValueError("must not contain path separators")
+        return name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.data.val is None and self.run.patience is not None:
+            raise ValueError("run.patience (early stopping) needs data.val")
+        return self
+
+
+def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of a recipe with dotted keys replaced: ["--optim.lr", "1e-3", "--data.train.0.repeat=2"].
+
+    Values are read as YAML. Whether keys exist and values fit is checked afterwards, by `parse_config`.
+
+    Raises:
+        UsageError: an option without a value, or something that is not an option.
+    """
+    changed = deepcopy(recipe)
+    words = list(overrides)
+    while words:
+        option = words.pop(0)
+        key, has_value, text = option.removeprefix("--").partition("=")
+        if not option.startswith("--") or not all(key.split(".")):
+            raise UsageError(f"{option!r} is not an override: write --section.key VALUE")
+        if not has_value:
+            if not words:
+                raise UsageError(f"{option}: a value is missing")
+            text = words.pop(0)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UsageError(f"{option}: {text!r} is not a YAML value") from None
+        _set(changed, key.split("."), value, option)
+    return changed
+
+
+def _set(tree: Any, keys: list[str], value: Any, option: str) -> None:
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        if isinstance(tree, list):
+            if not key.isdigit() or int(key) >= len(tree):
+                raise UsageError(f"{option}: {key!r} is not one of the {len(tree)} entries (counted from 0)")
+            place: Any = int(key)
+        elif isinstance(tree, dict):
+            place = key
+        else:
+            raise UsageError(f"{option}: {'.'.join(keys[:depth])} has no parts")
+        if last:
+            tree[place] = value
+        else:
+            if isinstance(tree, dict) and tree.get(place) is None:
+                tree[place] = {}
+            tree = tree[place]
+
+
+def load_train_config(recipe: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a recipe and apply command line overrides. Raises UsageError, one line that names the key."""
+    return parse_config(TrainConfig, apply_overrides(load_yaml(recipe), overrides), str(recipe))

@@ -1,0 +1,412 @@
+"""The training loop. It reads from top to bottom: what is trained, on what, how; then step after step until the end.
+
+A run lives in one folder: `recipe.yaml` (as used), `checkpoint.safetensors` (to resume), `weights.safetensors` with its
+card (to use: averaged weights, the best or last validated), `log.csv`, `tensorboard/` and, at the end, `result.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from ebapose.card import ModelCard
+from ebapose.codecs import build_codec
+from ebapose.config import dump_yaml
+from ebapose.errors import EbaposeError, InputError, UsageError
+from ebapose.io.atomic import atomic_write, write_text
+from ebapose.models.weights import save_weights
+from ebapose.training.checkpoint import CHECKPOINT_NAME, Progress, load_checkpoint, save_checkpoint
+from ebapose.training.config import TrainConfig
+from ebapose.training.loader import (
+    Batch,
+    Plan,
+    TrainSamples,
+    ValidationSamples,
+    load_records,
+    train_loader,
+    validation_loader,
+)
+from ebapose.training.loss import compute_loss
+from ebapose.training.monitor import Monitor, draw_samples
+from ebapose.training.optim import Ema, build_optimizers, freeze, lr_factor, set_lr, training_mode
+from ebapose.training.start import build_model, compile_model
+from ebapose.training.validation import as_metrics, check_metric, measure, normalize, predict
+
+WEIGHTS_NAME = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended; also `result.json`.
+
+    Attributes:
+        weights: the written weights, to be given to `ebapose.load`; None if the run was interrupted before it wrote any.
+        finished: "complete", "early stop" (no better validation for `run.patience`) or "interrupted" (by a signal; a
+            checkpoint was written).
+        steps, samples, epochs: done, over all resumed parts.
+        elapsed_s: time in s, over all resumed parts.
+        best: value of `run.metric` (0..1) of the best validation, None without validation.
+        best_step: steps done when it was reached.
+        validation: metrics of the last validation, 0..1, by name.
+        broken: messages about pictures that could not be used.
+    """
+
+    weights: Path | None
+    finished: str
+    steps: int
+    samples: int
+    epochs: float
+    elapsed_s: float
+    best: float | None
+    best_step: int
+    validation: dict[str, float]
+    broken: tuple[str, ...]
+
+
+def train(config: TrainConfig, out: str | Path, resume: bool = False) -> TrainResult:
+    """Train a recipe.
+
+    Args:
+        config: the recipe.
+        out: the run's folder.
+        resume: go on from the folder's checkpoint, in the middle of an epoch if need be. On a CPU the result is the same
+            to the bit as that of an uninterrupted run. Without a checkpoint the run starts from the beginning.
+
+    Started by torchrun or `accelerate launch`, the processes share each step's samples.
+
+    Raises:
+        UsageError, InputError: the recipe or the data cannot be used; nothing was started.
+        EbaposeError: the loss is not finite (the batch is saved in the run's folder), too many pictures are broken, or
+            the disk is full; the last checkpoint remains.
+    """
+    out, run = Path(out), config.run
+    checkpoint_path = out / CHECKPOINT_NAME
+    resume = resume and checkpoint_path.exists()
+    if checkpoint_path.exists() and not resume:
+        raise UsageError(f"{out}: already holds a run: resume it, or choose another folder")
+
+    # What is learned from.
+    sources, val_records = load_records(config.data)
+    skeleton = sources[0].skeleton
+    if val_records is not None:
+        check_metric(run.metric, skeleton)
+
+    # What is trained.
+    accelerator = _accelerator(config)
+    device, world = accelerator.device, accelerator.num_processes
+    torch.manual_seed(run.seed)
+    model, card, notes = build_model(config, skeleton)
+    spec, codec = card.input, build_codec(card.codec, card.input, skeleton)
+    model.to(device)
+    if run.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ema = Ema(model, config.optim.ema_decay) if config.optim.ema_decay else None
+    if world > 1 and device.type == "cuda" and run.sync_batch_norm and not config.model.freeze_batch_norm:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    freeze(model, config.model.frozen, config.model.freeze_batch_norm)
+    optimizers = build_optimizers(model, config.optim)
+
+    # How long.
+    samples = TrainSamples(sources, [s.repeat for s in config.data.train], spec, config.augment, run.seed)
+    plan = Plan(len(samples), run.batch_size, run.accumulation, accelerator.process_index, world, run.seed)
+    if run.samples is not None:
+        num_steps = max(1, run.samples // run.batch_size)
+    else:
+        num_steps = max(1, round((run.epochs or 0) * plan.steps_per_epoch))
+    validate_steps = max(1, round(run.validate_every * plan.steps_per_epoch))
+
+    # Where it stands.
+    progress, recipe = Progress(), config.model_dump(mode="json")
+    scaler_state = None
+    if resume:
+        progress, scaler_state = load_checkpoint(checkpoint_path, model, ema.model if ema else None, optimizers, recipe)
+    if accelerator.scaler is not None and scaler_state is not None:
+        accelerator.scaler.load_state_dict(scaler_state)
+    if accelerator.is_main_process:
+        write_text(out / "recipe.yaml", dump_yaml(config))
+
+    compile_model(model, run.compile)
+    network, *steppers = accelerator.prepare(model, *optimizers)
+    evaluated = ema.model if ema else model
+    loader = train_loader(samples, plan, progress.step, num_steps, codec, run, device.type == "cuda")
+    parts = iter(loader)
+    validation: dict[str, float] = {}
+    finished = "complete"
+    monitor = Monitor(out, accelerator.is_main_process, progress.step, num_steps, config.name)
+
+    def checkpoint() -> None:
+        progress.elapsed_s = elapsed_before + time.monotonic() - started
+        if accelerator.is_main_process:
+            scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+            save_checkpoint(checkpoint_path, model, ema.model if ema else None, optimizers, scaler, progress, recipe)
+
+    def write_weights() -> None:
+        if accelerator.is_main_process:
+            measured = {**card.about, **_about(config, plan, progress, validation)}
+            finished_card = card.model_copy(update={"about": measured})
+            save_weights(out / WEIGHTS_NAME, evaluated.state_dict(), finished_card, dtype="float16")
+
+    def validate() -> dict[str, float]:
+        assert val_records is not None
+        val_samples = ValidationSamples(val_records, spec)
+        batch_size = max(2, run.batch_size // plan.parts // world)
+        crops = validation_loader(val_samples, batch_size, plan.rank, world, run.workers, device.type == "cuda")
+        evaluated.eval()
+        poses, scores, broken = predict(evaluated, crops, codec, spec, skeleton, accelerator)
+        _note_broken(broken, progress, config.data.max_broken, monitor)
+        shared: list[Any] = [measure(poses, scores, val_records) if accelerator.is_main_process else None]
+        broadcast_object_list(shared)
+        if accelerator.is_main_process:
+            monitor.pictures(progress.step, _panel(evaluated, val_samples, codec, spec, device))
+        return shared[0]  # type: ignore[no-any-return]
+
+    for note in notes if not resume else [f"resumed after step {progress.step} of {num_steps}"]:
+        monitor.note(note)
+    started = last_checkpoint = interval_started = time.monotonic()
+    elapsed_before, interval_samples, loss_sum = progress.elapsed_s, 0, 0.0
+    training_mode(model, config.model.frozen, config.model.freeze_batch_norm)
+    with monitor, _stop_signals() as stop:
+        for step in range(progress.step, num_steps):
+            lr = config.optim.lr * lr_factor(step, num_steps, plan.steps_per_epoch, config.optim)
+            set_lr(optimizers, lr)
+            _seed(run.seed, step, plan.rank)
+
+            # Forward and backward, part by part; gradients travel between processes only with the last part.
+            total = torch.zeros((), device=device)
+            details: dict[str, Tensor] = {}
+            for part in range(plan.parts):
+                batch = next(parts)
+                _note_broken(batch.broken, progress, config.data.max_broken, monitor)
+                last = part == plan.parts - 1
+                with contextlib.nullcontext() if last else accelerator.no_sync(network):
+                    loss, details = _loss(network, batch, card, config, accelerator)
+                    accelerator.backward(loss / plan.parts)
+                total += loss.detach() / plan.parts
+                if not torch.isfinite(loss):
+                    break  # decided together below: every process learns of it
+
+            mean_loss, stopping = _agree(total, bool(stop), accelerator)
+            if not np.isfinite(mean_loss):
+                place = _save_batch(out, batch, step, plan.rank)
+                raise EbaposeError(
+                    f"the loss of step {step} is {mean_loss}: the batch is saved in {place}; {_where(out)}"
+                )
+            norm = _clip(model, config.optim.clip_norm, accelerator)
+            if not np.isfinite(norm) and accelerator.scaler is None:
+                place = _save_batch(out, batch, step, plan.rank)
+                raise EbaposeError(
+                    f"the gradient of step {step} is {norm}: the batch is saved in {place}; {_where(out)}"
+                )
+            for stepper in steppers:
+                stepper.step()
+                stepper.zero_grad()
+            if ema:
+                ema.update(model, step)
+            progress.step = step + 1
+
+            # Validate, log, keep.
+            interval_samples += run.batch_size
+            loss_sum += mean_loss * run.batch_size
+            due = progress.step % validate_steps == 0 or progress.step == num_steps
+            speed = interval_samples / max(time.monotonic() - interval_started, 1e-9)
+            row: dict[str, Any] = {
+                "step": progress.step,
+                "epoch": progress.step / plan.steps_per_epoch,
+                "samples": progress.step * run.batch_size,
+                "loss": loss_sum / interval_samples,
+                "lr": lr,
+                "gradient_norm": norm,
+                "samples_per_s": speed,
+            }
+            monitor.tick(progress.step, f"loss {row['loss']:.4g}  {speed:.0f} samples/s")
+            if due:
+                better = False
+                if val_records is not None:
+                    validation = validate()
+                    training_mode(model, config.model.frozen, config.model.freeze_batch_norm)
+                    better = _judge(validation[run.metric], progress)
+                    row |= {f"val_{name}": value for name, value in validation.items()}
+                    monitor.note(
+                        f"epoch {row['epoch']:.2f}, step {progress.step}/{num_steps}: loss {row['loss']:.4g}, "
+                        f"{as_metrics(validation)}, {speed:.0f} samples/s, {monitor.eta(progress.step)} to go"
+                    )
+                if better or val_records is None or run.keep == "last":
+                    write_weights()
+            if due or progress.step % run.log_every == 0:
+                monitor.row(row, {f"loss_{name}": float(value) for name, value in details.items()})
+                interval_started, interval_samples, loss_sum = time.monotonic(), 0, 0.0
+            if run.patience is not None and progress.bad_validations >= run.patience:
+                finished = "early stop"
+            ending = finished != "complete" or progress.step == num_steps or stopping
+            if due or ending or time.monotonic() - last_checkpoint >= run.checkpoint_every_s:
+                checkpoint()
+                last_checkpoint = time.monotonic()
+            if finished == "early stop":
+                break
+            if stopping and progress.step < num_steps:
+                finished = "interrupted"
+                monitor.note(f"stopped after step {progress.step} of {num_steps}; resume to go on")
+                break
+    accelerator.wait_for_everyone()
+    progress.elapsed_s = elapsed_before + time.monotonic() - started
+    weights = out / WEIGHTS_NAME
+    result = TrainResult(
+        weights=weights if weights.exists() else None,
+        finished=finished,
+        steps=progress.step,
+        samples=progress.step * run.batch_size,
+        epochs=progress.step / plan.steps_per_epoch,
+        elapsed_s=progress.elapsed_s,
+        best=progress.best_value,
+        best_step=progress.best_step,
+        validation=validation,
+        broken=tuple(progress.broken),
+    )
+    if accelerator.is_main_process and finished != "interrupted":
+        text = {**asdict(result), "name": config.name, "metric": run.metric, "weights": WEIGHTS_NAME}
+        write_text(out / "result.json", json.dumps(text, indent=2) + "\n")
+    return result
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    on_gpu = torch.cuda.is_available()
+    if config.run.precision == "fp16" and not on_gpu:
+        raise UsageError("run.precision: fp16 needs a GPU; choose bf16 or fp32")
+    return Accelerator(mixed_precision="no" if config.run.precision == "fp32" else config.run.precision, cpu=not on_gpu)
+
+
+def _seed(seed: int, step: int, rank: int) -> None:
+    """Random numbers inside the network (dropout) depend on the step alone, so that resuming needs no generator state."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+
+def _loss(
+    network: nn.Module, batch: Batch, card: ModelCard, config: TrainConfig, accelerator: Accelerator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of one part of a step, a float32 scalar, and its terms."""
+    device = accelerator.device
+    images = normalize(batch.images.to(device, non_blocking=True), card.input)
+    targets = tuple(t.to(device, non_blocking=True) for t in batch.targets)
+    with accelerator.autocast():
+        outputs = network(images, return_maps=True) if config.loss.map_weight else network(images)
+    return compute_loss(outputs, targets, batch.weights.to(device, non_blocking=True), card.codec.type, config.loss)
+
+
+def _agree(loss: Tensor, stop: bool, accelerator: Accelerator) -> tuple[float, bool]:
+    """Mean loss over the processes, and whether any of them was told to stop."""
+    both = torch.stack([loss.float(), torch.tensor(float(stop), device=loss.device)])
+    if accelerator.num_processes > 1:
+        both = accelerator.reduce(both, reduction="mean")
+    mean, stopping = both.tolist()
+    return mean, stopping > 0
+
+
+def _clip(model: nn.Module, largest: float | None, accelerator: Accelerator) -> float:
+    """Norm of the gradient before it was clipped."""
+    return float(accelerator.clip_grad_norm_(model.parameters(), float("inf") if largest is None else largest))
+
+
+def _judge(value: float, progress: Progress) -> bool:
+    """Whether a validated value is the best so far; keeps count."""
+    if progress.best_value is None or value > progress.best_value:
+        progress.best_value, progress.best_step, progress.bad_validations = value, progress.step, 0
+        return True
+    progress.bad_validations += 1
+    return False
+
+
+def _note_broken(messages: Sequence[str], progress: Progress, limit: int, monitor: Monitor) -> None:
+    """Report pictures that could not be used, each once. Raises InputError when there are too many."""
+    for message in messages:
+        if message not in progress.broken:
+            progress.broken.append(message)
+            monitor.note(f"skipped: {message}")
+    if len(progress.broken) > limit:
+        raise InputError(
+            f"more than {limit} pictures cannot be used (data.max_broken), the last: {progress.broken[-1]}"
+        )
+
+
+def _save_batch(out: Path, batch: Batch, step: int, rank: int) -> Path:
+    """Keep a batch that broke the training, for inspection with numpy."""
+    path = out / f"bad_batch_step{step}_process{rank}.npz"
+    arrays: dict[str, Any] = {f"target_{i}": t.numpy() for i, t in enumerate(batch.targets)}
+    with atomic_write(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            images=batch.images.permute(0, 2, 3, 1).numpy(),
+            weights=batch.weights.numpy(),
+            keypoints=np.stack([s["keypoints"] for s in batch.samples]),
+            indices=np.array([s["index"] for s in batch.samples]),
+            **arrays,
+        )
+    return path
+
+
+def _where(out: Path) -> str:
+    return (
+        f"the last checkpoint in {out} is intact" if (out / CHECKPOINT_NAME).exists() else "no checkpoint was made yet"
+    )
+
+
+def _about(config: TrainConfig, plan: Plan, progress: Progress, validation: dict[str, float]) -> dict[str, Any]:
+    """What the card says about the making of the weights."""
+    return {
+        "recipe": config.name,
+        "data": [f"{source.annotations} x{source.repeat}" for source in config.data.train],
+        "samples": progress.step * plan.batch_size,
+        "validation": {
+            "annotations": str(config.data.val.annotations) if config.data.val else None,
+            "boxes": "ground truth",
+            "flip_test": True,
+            **{name: round(value, 5) for name, value in validation.items()},
+        },
+    }
+
+
+@torch.no_grad()
+def _panel(model: nn.Module, samples: ValidationSamples, codec: Any, spec: Any, device: torch.device) -> Any:
+    """Up to eight validation crops with what the network finds."""
+    found = [s for s, _ in (samples[0, i] for i in range(min(8, len(samples)))) if s is not None]
+    crops = [s["image"] for s in found]
+    if not crops:
+        return np.zeros((8, 8, 3), np.uint8)
+    images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(device)
+    poses = codec.decode(tuple(o.float().cpu().numpy() for o in model(normalize(images, spec))))
+    truth, seen = np.stack([s["keypoints"] for s in found]), np.stack([s["visibility"] for s in found]) > 0
+    return draw_samples(crops, poses.keypoints, truth, seen, samples.dataset.records.skeleton)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM; the first one lets the step end and a checkpoint be written, a second one kills."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(number: int, _: Any) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,91 @@
+"""What a run starts from: the network with its weights and its card."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import ebapose.zoo
+from ebapose.card import ModelCard, read_card
+from ebapose.errors import UsageError
+from ebapose.models.pose_model import PoseModel
+from ebapose.models.registry import create_model, default_card, parse_name
+from ebapose.models.weights import copy_weights, load_weights, resize_state_dict
+from ebapose.skeleton import Skeleton
+from ebapose.training.config import TrainConfig
+from ebapose.training.loader import refuse_other_skeleton
+
+
+def build_model(config: TrainConfig, skeleton: Skeleton) -> tuple[PoseModel, ModelCard, list[str]]:
+    """The network with its first weights, the card of what it will become, and notes for the person who watches.
+
+    Weights made at another input size or split ratio are resampled. Random initial weights depend on torch's random
+    state.
+
+    Raises:
+        UsageError, InputError, ModelFileError: the model, its weights and the skeleton do not go together.
+    """
+    model = create_model(config.model.name, skeleton.num_keypoints, **config.model.options)
+    card = default_card(model, config.name, skeleton)
+    codec = (
+        card.codec if config.loss.targets is None else card.codec.model_copy(update={"targets": config.loss.targets})
+    )
+    if config.loss.targets is not None and codec.type != "simcc":
+        raise UsageError(f"loss.targets: {config.model.name} has no SimCC head")
+    if config.loss.map_weight and codec.type != "simcc":
+        raise UsageError(f"loss.map_weight: {config.model.name} has no keypoint maps in front of a SimCC head")
+    card = card.model_copy(update={"license": config.license, "source": config.source, "codec": codec})
+    if config.model.weights is None:
+        return model, card, ["from random weights"]
+
+    path = _weights_path(config.model.weights, config.model.name)
+    state_dict, before = load_weights(path)
+    notes = [f"from the weights {path.name} ({before.name})"]
+    if before.architecture != model.architecture and not config.model.new_head:
+        raise UsageError(f"model.weights: {path} holds {before.architecture}, the recipe trains {model.architecture}")
+    if not config.model.new_head:
+        refuse_other_skeleton(skeleton, "the training data", before.skeleton, f"the weights {path}")
+    old, new = before.input.size_hw, card.input.size_hw
+    if before.codec.type == codec.type == "simcc" and (old, before.codec.split_ratio) != (new, codec.split_ratio):
+        state_dict = resize_state_dict(state_dict, old, new, before.codec.split_ratio, codec.split_ratio)
+        notes.append(f"resampled from {old[0]}x{old[1]} to {new[0]}x{new[1]}")
+    left = copy_weights(model, state_dict, str(path), strict=not config.model.new_head)
+    if left:
+        notes.append(f"new, not from the weights: {', '.join(left)}")
+    # Preprocessing is part of what was learned.
+    kept = {key: getattr(before.input, key) for key in ("mean", "std", "padding", "crop_center")}
+    return model, card.model_copy(update={"input": card.input.model_copy(update=kept)}), notes
+
+
+def _weights_path(weights: str, model: str) -> Path:
+    """The file that `model.weights` means; "default": the bundled one of the architecture, nearest in size."""
+    if weights != "default":
+        return Path(weights)
+    architecture, size_hw = parse_name(model)
+    folder = Path(ebapose.zoo.__file__).parent
+    cards = {p: read_card(p) for kind in ("safetensors", "onnx") for p in sorted(folder.glob(f"*.{kind}"))}
+    fitting = {p: card for p, card in cards.items() if card is not None and card.architecture == architecture}
+    if not fitting:
+        known = sorted({card.architecture for card in cards.values() if card is not None})
+        near = difflib.get_close_matches(architecture, known, 1)
+        hint = f", did you mean {near[0]}?" if near else ""
+        raise UsageError(f"model.weights: no bundled weights of {architecture}{hint}")
+    return min(fitting, key=lambda p: abs(fitting[p].input.size_hw[0] - size_hw[0]))
+
+
+def compile_model(model: nn.Module, how: str) -> None:
+    """Compile in place: "whole" network, "regional" (each residual block on its own, compiled sooner) or "none".
+
+    The forward function is replaced, not the module: names in the state dict and mixed precision around it stay.
+    """
+    if how == "whole":
+        model.forward = torch.compile(model.forward, dynamic=False)  # type: ignore[method-assign]
+    elif how == "regional":
+        for module in model.modules():
+            if isinstance(module, nn.Sequential):
+                for block in module:
+                    if any(True for _ in block.children()) and not isinstance(block, nn.Sequential):
+                        block.forward = torch.compile(block.forward, dynamic=False)
