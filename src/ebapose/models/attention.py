@@ -36,10 +36,11 @@ class _MishFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        e = wide.clamp(max=_MISH_LIMIT).exp()
+        limited = wide.clamp(max=_MISH_LIMIT)
+        e = limited.exp()
         n = e * (e + 2)
         d = n + 2
-        return (grad * (n / d + wide * ((e / d) * ((4 * e + 4) / d)))).to(x.dtype)
+        return (grad * (n / d + limited * ((e / d) * ((4 * e + 4) / d)))).to(x.dtype)
 
 
 def mish(x: Tensor) -> Tensor:

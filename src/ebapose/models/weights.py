@@ -86,9 +86,14 @@ def load_weights(path: str | Path) -> tuple[StateDict, ModelCard]:
     if card is None and embedded is None:
         raise ModelFileError(f"{path}: no model card, neither inside nor as {card_path(path).name} beside it")
     card = card or parse_card(embedded or "", str(path))
-    if path.suffix == ".onnx":  # an exporter adds constants of its own
+    if path.suffix == ".onnx":
         known = model_from_card(card, where=str(path), device="meta").state_dict()
-        state_dict = {name: tensor for name, tensor in state_dict.items() if name in known}
+        missing = [name for name in known if name not in state_dict and not name.endswith(_COUNTER)]
+        if missing:
+            raise ModelFileError(
+                f"{path}: {missing[0]} is missing: the file holds only what prediction needs; use its .safetensors"
+            )
+        state_dict = {name: state_dict[name] for name in known if name in state_dict}  # exporters add constants
     return state_dict, card
 
 
