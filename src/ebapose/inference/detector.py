@@ -20,6 +20,7 @@ from ebapose.card import card_path, sha256_of
 from ebapose.errors import InputError, ModelFileError
 from ebapose.geometry import boxes as geometry
 from ebapose.inference.runtime import Runtime, open_plain
+from ebapose.io.readers import find_boxes
 from ebapose.structures import Boxes, Frame
 
 
@@ -44,18 +45,20 @@ class GivenBoxes:
     """Boxes that somebody else found.
 
     Args:
-        by_name: boxes of each picture, by file name or path, without regard to folders where the name is unique.
+        detections: as `ebapose.io.readers.read_detections` returns them, by file name or COCO image id.
+        score_threshold: boxes below it are dropped.
     """
 
-    def __init__(self, by_name: Mapping[str, Boxes]) -> None:
-        self._by_name = dict(by_name)
+    def __init__(self, detections: Mapping[int | str, Boxes], score_threshold: float = 0.0) -> None:
+        self._detections = detections
+        self._score_threshold = score_threshold
 
     def __call__(self, frame: Frame) -> Boxes:
-        """The boxes listed for this picture; none if it is not listed."""
-        for key in (frame.name, Path(frame.name).name, Path(frame.name).stem):
-            if key in self._by_name:
-                return self._by_name[key]
-        return Boxes.from_xyxy([])
+        """The boxes listed for this picture. Raises InputError if it is not listed."""
+        boxes = find_boxes(self._detections, frame.name)
+        if boxes is None:
+            raise InputError(f"{frame.name}: not among the pictures of the given boxes")
+        return boxes[boxes.scores >= self._score_threshold]
 
 
 class NanoDet:

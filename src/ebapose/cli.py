@@ -1,0 +1,363 @@
+"""The command line: verbs only. Each parses its arguments, calls one function of the package and prints.
+
+Options and help come from the signatures and docstrings below. Everything heavy is imported inside the verbs, so that
+`ebapose --help` is quick.
+
+Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import tyro
+
+from ebapose.errors import EbaposeError, MissingDependencyError, ModelFileError, UsageError
+
+Format: TypeAlias = Literal["overlay", "json", "coco", "csv", "parquet"]
+RuntimeName: TypeAlias = Literal["auto", "openvino", "onnxruntime", "torch"]
+Positional: TypeAlias = tyro.conf.Positional
+
+
+def predict(
+    sources: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="SOURCE...")],
+    /,
+    out: Path = Path("ebapose-out"),
+    save: tuple[Format, ...] = ("overlay", "json"),
+    model: str = "default",
+    runtime: RuntimeName = "auto",
+    boxes: Path | None = None,
+    annotations: Path | None = None,
+    flip_test: bool = False,
+    whole_image: bool = False,
+    detector_score: float = 0.35,
+    batch_size: int = 16,
+    threads: int | None = None,
+    min_score: float = 0.2,
+    draw_boxes: bool = True,
+    draw_uncertainty: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Estimate the poses of all persons in pictures.
+
+    Args:
+        sources: Picture, folder, glob pattern, video, list file (.txt), or - for paths on standard input.
+        out: Folder for the results.
+        save: What to write: overlay (pictures), json, coco, csv, parquet.
+        model: Name of a bundled model (see `ebapose models`) or a model file (.onnx, .xml, .safetensors).
+        runtime: What runs the network; auto takes OpenVINO.
+        boxes: Person boxes to use instead of the detector: COCO detections or annotations (JSON).
+        annotations: COCO annotations that name the image ids for --save coco.
+        flip_test: Also run mirror images and average: a little more accurate, twice the cost.
+        whole_image: Do not look for persons: one person fills each picture.
+        detector_score: Person boxes below this score are dropped.
+        batch_size: Most persons that go through the network at once.
+        threads: CPU threads; all available ones by default.
+        min_score: Keypoints below this score are not drawn.
+        draw_boxes: Draw the person boxes.
+        draw_uncertainty: Draw the predicted uncertainty as ellipses.
+        quiet: Print failures only.
+    """
+    from ebapose.inference.detector import GivenBoxes, NanoDet, PersonDetector
+    from ebapose.inference.predictor import load
+    from ebapose.inference.run import predict_sources
+    from ebapose.io.readers import read_detections
+
+    if not sources:
+        raise UsageError("predict: name at least one picture, folder, pattern, list file or -")
+    detector: PersonDetector | Literal["whole-image"]
+    if boxes is not None:
+        detector = GivenBoxes(_as_usage(read_detections, boxes))
+    elif whole_image:
+        detector = "whole-image"
+    else:
+        detector = NanoDet(score_threshold=detector_score, threads=threads)
+    predictor = load(model, runtime, detector=detector, flip_test=flip_test, batch_size=batch_size, threads=threads)
+    with _Progress("predicting", "pictures", quiet) as progress:
+        summary = predict_sources(
+            predictor,
+            sources,
+            out,
+            save,
+            annotations=annotations,
+            show_boxes=draw_boxes,
+            show_uncertainty=draw_uncertainty,
+            min_score=min_score,
+            on_start=progress.start,
+            on_image=progress.advance,
+            on_failure=_print_error,
+        )
+    if not quiet:
+        stages = ", ".join(f"{name} {ms:.1f}" for name, ms in summary.milliseconds.items())
+        failed = f", {len(summary.failures)} problems" if summary.failures else ""
+        print(f"{summary.images} images, {summary.persons} persons{failed} in {summary.seconds:.1f} s -> {out}")
+        print(f"ms per image: {stages}")
+        card = predictor.card
+        print(f"model: {card.name} ({predictor.runtime.name}, {predictor.runtime.precision})")
+    return 1 if summary.failures else 0
+
+
+def models(json: bool = False, test: bool = False) -> int:
+    """List the models: input, parameters, cost in three conventions, and whether weights are bundled.
+
+    Args:
+        json: Print JSON instead of a table.
+        test: Also list the tiny models of the test suite.
+    """
+    from ebapose.models.overview import describe_models, models_table
+
+    rows = describe_models(include_test=test)
+    if json:
+        _print_json([row.to_dict() for row in rows])
+    else:
+        _print(models_table(rows))
+    return 0
+
+
+def evaluate(
+    model: Positional[str | None] = None,
+    /,
+    *,
+    annotations: Path,
+    out: Path,
+    images: Path | None = None,
+    boxes: str | None = None,
+    predictions: Path | None = None,
+    flip_test: bool = True,
+    runtime: RuntimeName = "auto",
+    detector_score: float = 0.0,
+    batch_size: int = 16,
+    threads: int | None = None,
+    worst: int = 12,
+) -> int:
+    """Measure a model, or any tool's COCO results, on COCO keypoint annotations; writes a report folder.
+
+    Args:
+        model: Bundled model or model file; leave out with --predictions.
+        annotations: COCO keypoint annotations.
+        out: Folder for the report.
+        images: Folder of the pictures; found beside the annotations if it has a usual name.
+        boxes: gt for the annotated boxes (default for a model), or a COCO detections file.
+        predictions: COCO results of any tool to judge instead of running a model.
+        flip_test: Average with the mirror image.
+        runtime: What runs the network; auto takes OpenVINO.
+        detector_score: With a detections file: boxes below this score are left out.
+        batch_size: Most persons that go through the network at once.
+        threads: CPU threads; all available ones by default.
+        worst: How many of the worst poses to draw.
+    """
+    from ebapose.evaluation.report import evaluate_predictions
+    from ebapose.evaluation.run import evaluate_model
+
+    if (model is None) == (predictions is None):
+        raise UsageError("evaluate: give either a model or --predictions")
+    if predictions is not None:
+        mode: Literal["gt", "detector", "unknown"] = (
+            "unknown" if boxes is None else "gt" if boxes == "gt" else "detector"
+        )
+        report = evaluate_predictions(annotations, predictions, out, mode, images_dir=images, worst=worst)
+    else:
+        with _Progress("evaluating", "pictures", quiet=False) as progress:
+            report = evaluate_model(
+                model or "default",
+                annotations,
+                out,
+                images_dir=images,
+                boxes=boxes or "gt",
+                flip_test=flip_test,
+                runtime=runtime,
+                detector_score=detector_score,
+                batch_size=batch_size,
+                threads=threads,
+                worst=worst,
+                on_start=progress.start,
+                on_image=progress.advance,
+            )
+    print(report.summary())
+    print(f"report: {out / 'report.md'}")
+    return 0
+
+
+def train(recipe: Positional[Path], /, *, out: Path, resume: bool = False) -> int:
+    """Train a model by a recipe (YAML). Any key of the recipe is an option too: --optim.lr 1e-4 --data.workers 4.
+
+    Args:
+        recipe: The recipe; see the folder recipes/ and docs/fine_tuning.md.
+        out: Run folder for checkpoints, logs and the final weights.
+        resume: Go on from the newest complete checkpoint in the run folder.
+    """
+    raise AssertionError(f"handled in main: {recipe} {out} {resume}")  # its free options need the raw arguments
+
+
+def _train(arguments: Sequence[str]) -> int:
+    options, overrides = tyro.cli(_TrainOptions, prog="ebapose train", args=arguments, return_unknown_args=True)
+    from ebapose.training import load_train_config
+    from ebapose.training import train as run_training
+
+    result = run_training(load_train_config(options.recipe, overrides), options.out, options.resume)
+    print(result.summary())
+    return 0
+
+
+class _TrainOptions:
+    def __init__(self, recipe: Positional[Path], /, *, out: Path, resume: bool = False) -> None:
+        self.recipe, self.out, self.resume = recipe, out, resume
+
+
+_TrainOptions.__init__.__doc__ = train.__doc__
+
+
+def export(
+    model: Positional[str],
+    /,
+    *,
+    out: Path,
+    format: Literal["onnx"] = "onnx",  # noqa: A002 - the option's name
+    half: bool = True,
+) -> int:
+    """Write a model as a file that runs without PyTorch, and verify that it gives the same poses.
+
+    Args:
+        model: Weights (.safetensors), a bundled model, or a registered name (with random weights, for timing).
+        out: Folder for the file and its card.
+        format: onnx runs in ONNX Runtime and OpenVINO.
+        half: Store the weights in 16 bit.
+    """
+    from ebapose.export.verify import export_verified
+
+    print(export_verified(model, out, half=half).summary())
+    return 0
+
+
+def benchmark(
+    model: str = "default",
+    systems: tuple[str, ...] = (),
+    batch_sizes: tuple[int, ...] = (1, 8),
+    repeats: int = 20,
+    threads: int | None = None,
+    compare: Path | None = None,
+    out: Path | None = None,
+) -> int:
+    """Time the network in every installed runtime, and the whole way of a picture, side by side in one run.
+
+    Args:
+        model: Bundled model or model file.
+        systems: Registered model names to time beside it (random weights), e.g. simcc50_256x192.
+        batch_sizes: Persons per network call.
+        repeats: Timed rounds; runtimes take turns within each.
+        threads: CPU threads; all available ones by default.
+        compare: Any other ONNX pose model to time on the same number of crops.
+        out: Folder for benchmark.json.
+    """
+    from ebapose.benchmark import benchmark_table, run_benchmark
+
+    result = run_benchmark(
+        model, systems=systems, batch_sizes=batch_sizes, repeats=repeats, threads=threads, compare=compare, out=out
+    )
+    _print(benchmark_table(result))
+    return 0
+
+
+VERBS: dict[str, Callable[..., int]] = {
+    "predict": predict,
+    "models": models,
+    "evaluate": evaluate,
+    "train": train,
+    "export": export,
+    "benchmark": benchmark,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the `ebapose` command; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if arguments in (["--version"], ["-V"]):
+        from ebapose import __version__
+
+        print(f"ebapose {__version__}")
+        return 0
+    try:
+        if arguments[:1] == ["train"]:
+            return _train(arguments[1:])
+        return tyro.extras.subcommand_cli_from_dict(
+            VERBS, prog="ebapose", description="2D human pose estimation: a photo in, poses out.", args=arguments
+        )
+    except (UsageError, ModelFileError, MissingDependencyError) as error:
+        _print_error(str(error))
+        return 2
+    except EbaposeError as error:
+        _print_error(str(error))
+        return 1
+    except KeyboardInterrupt:
+        _print_error("interrupted; what was finished is written")
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def _as_usage(function: Callable[[Path], Any], path: Path) -> Any:
+    """Read a file that an option names: if it is wrong, so is the usage."""
+    try:
+        return function(path)
+    except UsageError:
+        raise
+    except EbaposeError as error:
+        raise UsageError(str(error)) from None
+
+
+def _print(renderable: Any) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 160).print(renderable)
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, indent=2))
+
+
+def _print_error(line: str) -> None:
+    print(f"ebapose: {line}", file=sys.stderr, flush=True)
+
+
+class _Progress:
+    """A progress bar on standard error where a person looks at it, nothing elsewhere."""
+
+    def __init__(self, what: str, unit: str, quiet: bool) -> None:
+        self._what, self._unit = what, unit
+        self._visible = not quiet and sys.stderr.isatty()
+
+    def __enter__(self) -> _Progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn(self._what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(self._unit),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not self._visible,
+            transient=True,
+        )
+        self._bar.__enter__()
+        self._task = self._bar.add_task(self._what, total=None)
+        return self
+
+    def start(self, total: int) -> None:
+        """Say how many there will be."""
+        self._bar.update(self._task, total=total or None)
+
+    def advance(self, name: str) -> None:
+        """One more is done."""
+        self._bar.advance(self._task)
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(None, None, None)
