@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The same examples everywhere, and no deadline: a busy machine is no failure.
+hypothesis.settings.register_profile("ebapose", deadline=None, derandomize=True, max_examples=60)
+hypothesis.settings.load_profile("ebapose")
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
