@@ -1,7 +1,7 @@
 """AP and AR after COCO's keypoint protocol, for any skeleton.
 
 Ten OKS thresholds 0.50:0.05:0.95, 101 recall points, the 20 best poses per picture, areas all, medium (32^2 to 96^2
-px^2) and large. The matching is done by faster-coco-eval; the numbers are those of pycocotools.
+px^2) and large. OKS is ours, the matching is done by faster-coco-eval; the numbers are those of pycocotools.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 
 from ebapose.errors import MissingDependencyError, UsageError
 from ebapose.evaluation.inputs import Annotations, Results, read_annotations, read_results
+from ebapose.evaluation.oks import group_rows, paired_oks
 
 STAT_NAMES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 OKS_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
 AREA_NAMES = ("all", "medium", "large")
+
+MAX_POSES = 20  # per picture
+_PAIRS_AT_ONCE = 100_000
 
 BoxMode = Literal["gt", "detector", "image", "unknown"]
 
@@ -94,6 +98,52 @@ def average_precision(annotations: Annotations, results: Results) -> float:
     return float(known.mean()) if known.size else float("nan")
 
 
+@dataclass(frozen=True, eq=False)
+class ImageOks:
+    """OKS of the best poses of one picture with its annotated persons.
+
+    Attributes:
+        poses: (D,) rows of the results, best score first, at most `MAX_POSES`.
+        persons: (G,) rows of the annotations.
+        oks: (D, G), crowds and unlabelled persons as COCO compares them.
+    """
+
+    poses: NDArray[np.intp]
+    persons: NDArray[np.intp]
+    oks: NDArray[np.float64]
+
+
+def image_oks(truth: Annotations, poses: Results) -> dict[int, ImageOks]:
+    """`ImageOks` of every picture that has poses, by picture id. One pass over all pairs, in bounded memory."""
+    none = np.zeros(0, np.intp)
+    persons_on = {int(truth.person_image_ids[rows[0]]): rows for rows in group_rows(truth.person_image_ids)}
+    found: list[tuple[int, NDArray[np.intp], NDArray[np.intp]]] = []
+    for rows in group_rows(poses.image_ids):
+        image_id = int(poses.image_ids[rows[0]])
+        ranked = rows[np.argsort(-poses.scores[rows], kind="stable")][:MAX_POSES]
+        found.append((image_id, ranked, persons_on.get(image_id, none)))
+    pose_rows = np.concatenate([none, *(np.repeat(ranked, len(people)) for _, ranked, people in found)])
+    person_rows = np.concatenate([none, *(np.tile(people, len(ranked)) for _, ranked, people in found)])
+    values = np.empty(len(pose_rows))
+    for begin in range(0, len(values), _PAIRS_AT_ONCE):
+        pose, person = pose_rows[begin : begin + _PAIRS_AT_ONCE], person_rows[begin : begin + _PAIRS_AT_ONCE]
+        values[begin : begin + _PAIRS_AT_ONCE] = paired_oks(
+            poses.keypoints[pose],
+            truth.keypoints[person],
+            truth.labelled[person],
+            truth.areas[person],
+            truth.skeleton.sigmas,
+            truth.boxes_xywh[person],
+        )
+    ends = np.cumsum([len(ranked) * len(people) for _, ranked, people in found])
+    return {
+        image_id: ImageOks(
+            ranked, people, values[end - len(ranked) * len(people) : end].reshape(len(ranked), len(people))
+        )
+        for (image_id, ranked, people), end in zip(found, ends.tolist(), strict=True)
+    }
+
+
 def check_box_mode(box_mode: str) -> None:
     """Raise UsageError, naming the choices, unless `box_mode` is a `BoxMode`."""
     if box_mode not in get_args(BoxMode):
@@ -110,6 +160,7 @@ def run_cocoeval(truth: Annotations, poses: Results, areas: Sequence[str] = AREA
     def silent(*_: object) -> None:
         pass
 
+    num_keypoints = truth.skeleton.num_keypoints
     images = [{"id": i} for i in truth.image_ids.tolist()]
     categories = [{"id": 1, "name": "person"}]
     # Numbered from 1: pycocotools takes a match with annotation 0 for no match.
@@ -127,7 +178,9 @@ def run_cocoeval(truth: Annotations, poses: Results, areas: Sequence[str] = AREA
         for i, (image_id, keypoints, box, area, crowd, count) in enumerate(
             zip(
                 truth.person_image_ids.tolist(),
-                np.concatenate([truth.keypoints, truth.visibility[..., None]], axis=-1).reshape(len(truth), -1),
+                np.concatenate([truth.keypoints, truth.visibility[..., None]], axis=-1).reshape(
+                    len(truth), 3 * num_keypoints
+                ),
                 truth.boxes_xywh.tolist(),
                 truth.areas.tolist(),
                 truth.iscrowd.astype(int).tolist(),
@@ -138,7 +191,9 @@ def run_cocoeval(truth: Annotations, poses: Results, areas: Sequence[str] = AREA
     ]
     # The area of a pose, its extent, decides whether an unmatched pose counts as a medium or large false positive.
     extents = np.prod(poses.keypoints.max(axis=1) - poses.keypoints.min(axis=1), axis=-1) if len(poses) else np.zeros(0)
-    triples = np.concatenate([poses.keypoints, poses.keypoint_scores[..., None]], axis=-1).reshape(len(poses), -1)
+    triples = np.concatenate([poses.keypoints, poses.keypoint_scores[..., None]], axis=-1).reshape(
+        len(poses), 3 * num_keypoints
+    )
     detections = [
         {
             "id": i + 1,
@@ -165,6 +220,9 @@ def run_cocoeval(truth: Annotations, poses: Results, areas: Sequence[str] = AREA
     params.catIds = [1]
     params.areaRng = [r for r, name in zip(params.areaRng, AREA_NAMES, strict=True) if name in areas]
     params.areaRngLbl = list(areas)
+    # The library computes OKS picture by picture in Python; ours, all at once, is several times faster.
+    similarity = image_oks(truth, poses)
+    evaluator.computeOks = lambda image_id, _category: similarity[image_id].oks
     evaluator.evaluate()
     evaluator.accumulate()
     return evaluator

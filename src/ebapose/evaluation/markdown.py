@@ -32,8 +32,9 @@ def markdown(m: dict[str, Any], pictures: Sequence[str] = ()) -> str:
             f"- Boxes: **{BOX_MODE_TEXT[m['box_mode']]}**",
             f"- {m['num_persons']} persons with labelled keypoints in {m['num_images']} pictures",
             (
-                f"- {m['num_poses']} poses: {found['matched']} matched to a person, {found['background']} where nobody is, "
-                f"{found['ignored']} ignored; {found['persons_not_found']} persons not found"
+                f"- {m['num_poses']} poses: {found['matched']} matched to a person, "
+                f"{found['background']} where nobody is, {found['ignored']} ignored; "
+                f"{found['persons_not_found']} persons not found"
             ),
             f"- Skeleton: {m['skeleton']}",
         ],

@@ -11,11 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ebapose.evaluation.coco_ap import BoxMode, check_box_mode
+from ebapose.evaluation.coco_ap import BoxMode, check_box_mode, image_oks
 from ebapose.evaluation.inputs import NO_ANNOTATION, Annotations, Results
-from ebapose.evaluation.oks import group_rows, oks
-
-MAX_POSES = 20  # per picture, as in COCO's protocol
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +54,7 @@ def match_persons(truth: Annotations, poses: Results, box_mode: BoxMode, min_oks
     2. The others, by falling score, each take the free person of the highest OKS, if it is at least `min_oks` (0.1 as
        Ronchi and Perona 2017: below that a pose says nothing about a person).
     3. Where boxes were given (box mode "gt"), every pose was asked about some person: what remains is paired by
-    nearness.
+       nearness.
 
     Crowds and persons without labels are never paired; poses that overlap them by `min_oks` are ignored.
 
@@ -69,25 +66,11 @@ def match_persons(truth: Annotations, poses: Results, box_mode: BoxMode, min_oks
     check_box_mode(box_mode)
     pose_of = np.full(len(truth), -1, np.intp)
     person_oks = np.full(len(truth), np.nan)
-    ignored = np.zeros(len(poses), bool)
+    ignored = np.ones(len(poses), bool)  # those after the best of their picture stay so
     row_of_id = {int(i): row for row, i in enumerate(truth.ids)}
-    persons_on: dict[int, NDArray[np.intp]] = {
-        int(truth.person_image_ids[rows[0]]): rows for rows in group_rows(truth.person_image_ids)
-    }
-    none = np.zeros(0, np.intp)
-    for pose_rows in group_rows(poses.image_ids):
-        ranked = pose_rows[np.argsort(-poses.scores[pose_rows], kind="stable")]
-        ignored[ranked[MAX_POSES:]] = True
-        ranked = ranked[:MAX_POSES]
-        people = persons_on.get(int(poses.image_ids[pose_rows[0]]), none)
-        similarity = oks(
-            poses.keypoints[ranked],
-            truth.keypoints[people],
-            truth.labelled[people],
-            truth.areas[people],
-            truth.skeleton.sigmas,
-            truth.boxes_xywh[people],
-        )
+    for image in image_oks(truth, poses).values():
+        ranked, people, similarity = image.poses, image.persons, image.oks
+        ignored[ranked] = False
         column_of = {int(person): column for column, person in enumerate(people)}
         free = truth.counted[people]
         waiting = []

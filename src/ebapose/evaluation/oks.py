@@ -58,23 +58,42 @@ def oks(
     Returns:
         (N, M) in 0..1.
     """
-    points, centres = np.asarray(poses, np.float64), np.asarray(truth, np.float64)
-    mask = np.asarray(labelled, bool)
-    delta = points[:, None] - centres[None]  # N, M, K, 2
+    points, centres = np.asarray(poses, np.float64)[:, None], np.asarray(truth, np.float64)[None]
+    mask, area = np.asarray(labelled, bool)[None], np.asarray(areas, np.float64)[None]
+    boxes = None if boxes_xywh is None else np.asarray(boxes_xywh, np.float64)[None]
+    return paired_oks(points, centres, mask, area, sigmas, boxes)
+
+
+def paired_oks(
+    poses: FloatArray,
+    truth: FloatArray,
+    labelled: NDArray[np.bool_],
+    areas: FloatArray,
+    sigmas: ArrayLike,
+    boxes_xywh: FloatArray | None = None,
+) -> FloatArray:
+    """OKS of pairs: `oks` with any leading axes (broadcast together) instead of every pose with every person.
+
+    Args:
+        poses: (..., K, 2); truth: (..., K, 2); labelled: (..., K); areas: (...,); boxes_xywh: (..., 4).
+        sigmas: (K,).
+
+    Returns:
+        (...,) in 0..1.
+    """
+    delta = poses - truth
+    mask = np.broadcast_to(labelled, delta.shape[:-1])
     if boxes_xywh is not None:
-        unlabelled = np.asarray(~mask.any(axis=1))
+        unlabelled = np.broadcast_to(~labelled.any(axis=-1), delta.shape[:-2])
         if unlabelled.any():
-            boxes = np.asarray(boxes_xywh, np.float64)[unlabelled]
-            low, high = boxes[:, :2] - boxes[:, 2:], boxes[:, :2] + 2 * boxes[:, 2:]
-            outside = np.maximum(low[None, :, None] - points[:, None], 0) + np.maximum(
-                points[:, None] - high[None, :, None], 0
-            )
-            delta[:, unlabelled] = outside
-            mask = mask | unlabelled.reshape(-1, 1)
-    similarity = keypoint_similarity((delta**2).sum(-1), np.asarray(areas, np.float64)[None, :, None], sigmas)
-    count = mask.sum(axis=1)
-    total = np.where(mask[None], similarity, 0.0).sum(-1)
-    return np.asarray(np.divide(total, count, out=np.zeros_like(total), where=count[None] > 0))
+            corner, size = boxes_xywh[..., None, :2], boxes_xywh[..., None, 2:]
+            outside = np.maximum(corner - size - poses, 0) + np.maximum(poses - (corner + 2 * size), 0)
+            delta = np.where(unlabelled[..., None, None], outside, delta)
+            mask = mask | unlabelled[..., None]
+    similarity = keypoint_similarity((delta**2).sum(-1), areas[..., None], sigmas)
+    count = mask.sum(axis=-1)
+    total = np.where(mask, similarity, 0.0).sum(-1)
+    return np.asarray(np.divide(total, count, out=np.zeros_like(total), where=count > 0))
 
 
 def pose_oks(keypoints: ArrayLike, areas: ArrayLike, sigmas: ArrayLike, visible: ArrayLike | None = None) -> FloatArray:

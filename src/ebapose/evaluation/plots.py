@@ -57,8 +57,8 @@ def plot_precision_recall(ap: CocoAP, path: Path) -> Path:
     label = f"mean of ten: AP {_percent(ap.stats['AP'])}"
     ax.plot(RECALLS, mean, color=_ORANGE, linewidth=1.8, linestyle="--", label=label)
     ax.set(xlabel="recall: persons found", ylabel="precision: poses that are right", xlim=(0, 1), ylim=(0, 1.02))
-    ax.set_title("Precision and recall", loc="left")
-    ax.legend(frameon=False, fontsize=9)
+    ax.set_title("Precision and recall", loc="left", pad=42)
+    ax.legend(frameon=False, fontsize=9, ncols=2, loc="lower left", bbox_to_anchor=(-0.02, 1.0))
     return _save(figure, path)
 
 
@@ -67,7 +67,7 @@ def plot_keypoints(names: Sequence[str], pck_values: FloatArray, pck_label: str,
     figure, (ax,) = _figure(6.4, 1.4 + 0.34 * len(names))
     y = np.arange(len(names))
     ax.barh(y - 0.2, np.nan_to_num(pck_values), 0.38, color=_BLUE, label=pck_label)
-    ax.barh(y + 0.2, np.nan_to_num(oks), 0.38, color="#9cc3ea", label="mean OKS")
+    ax.barh(y + 0.2, np.nan_to_num(oks), 0.38, color="#9cc3ea", label="mean OKS (of matched persons)")
     for i, values in enumerate(zip(pck_values, oks, strict=True)):
         for offset, value in zip((-0.2, 0.2), values, strict=True):
             text = _percent(value) if np.isfinite(value) else "no label"
@@ -78,7 +78,7 @@ def plot_keypoints(names: Sequence[str], pck_values: FloatArray, pck_label: str,
     ax.grid(axis="x", color="#e4e6ea", linewidth=0.8)
     ax.set(xlim=(0, 1.08), xlabel="share, 0 to 1 (numbers in %)", ylim=(len(names) - 0.4, -0.6))
     ax.set_title("Every keypoint", loc="left")
-    ax.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.45, 1.0), ncols=2)
+    ax.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.2, 1.0), ncols=2)
     return _save(figure, path)
 
 
@@ -94,7 +94,7 @@ def plot_errors(names: Sequence[str], shares: FloatArray, lost: LostAP, path: Pa
     left.set_yticks(y, [name.replace("_", " ") for name in names])
     left.invert_yaxis()
     left.grid(visible=False)
-    left.set(xlim=(0, 1), xlabel="share of the matched, labelled keypoints")
+    left.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), xlabel="share of the matched, labelled keypoints")
     left.set_title("Kinds of errors", loc="left", pad=24)
     left.legend(frameon=False, fontsize=9, ncols=5, loc="lower left", bbox_to_anchor=(-0.02, 0.995), handlelength=1)
 
@@ -107,7 +107,7 @@ def plot_errors(names: Sequence[str], shares: FloatArray, lost: LostAP, path: Pa
     for i, value in enumerate(values):
         top = max(bottoms[i], bottoms[i] + value)
         right.text(i, top + 0.01, f"{100 * value:.1f}" if i == 0 else f"{100 * value:+.1f}", ha="center", fontsize=9)
-    right.set(ylim=(0, 1.08), ylabel="AP")
+    right.set(ylim=(0, 1.08), ylabel="AP, 0 to 1 (numbers in %)")
     right.tick_params(axis="x", labelrotation=35)
     right.set_title("AP regained by correcting one kind after the other", loc="left", pad=24)
     return _save(figure, path)

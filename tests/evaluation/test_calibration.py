@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ebapose.codecs import Decoded, apply_calibration
+from ebapose.errors import UsageError
+from ebapose.evaluation.calibration import fit_calibration, reliability, right_keypoints, sigma_calibration
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def logit(p):
+    return np.log(p / (1 - p))
+
+
+def test_right_means_within_an_oks_of_one_half():
+    area, sigmas = np.array([2000.0]), np.array([0.05, 0.1])
+    limit = np.sqrt(2 * np.log(2) * 2000) * 2 * sigmas
+    assert right_keypoints([limit * 0.999], area, sigmas).all()
+    assert not right_keypoints([limit * 1.001], area, sigmas).any()
+    assert not right_keypoints([[np.nan, np.nan]], area, sigmas).any()
+
+
+def test_reliability_by_hand():
+    curve = reliability([0.95, 0.95, 0.15, 1.0, np.nan], [True, False, False, True, True])
+    assert curve.counts.tolist() == [0, 1, 0, 0, 0, 0, 0, 0, 0, 3]
+    assert curve.mean_scores[9] == pytest.approx(2.9 / 3)
+    assert curve.right_shares[9] == pytest.approx(2 / 3)
+    assert curve.expected_calibration_error == pytest.approx((0.9 + 0.15) / 4)
+    assert curve.brier_score == pytest.approx((0.05**2 + 0.95**2 + 0.15**2 + 0) / 4)
+
+
+def test_reliability_tells_honest_scores_from_boasting_ones():
+    rng = np.random.default_rng(0)
+    probability = rng.random(20_000)
+    right = rng.random(20_000) < probability
+    assert reliability(probability, right).expected_calibration_error < 0.02
+    assert reliability(sigmoid(3 * logit(probability)), right).expected_calibration_error > 0.1
+
+
+def test_scores_that_are_no_probabilities():
+    with pytest.raises(UsageError, match=r"from 0.5 to 1.5 are no probabilities"):
+        reliability([0.5, 1.5], [True, True])
+    assert np.isnan(reliability([], []).expected_calibration_error)
+
+
+def test_sigma_calibration_tells_right_from_wrong_sigmas():
+    rng = np.random.default_rng(1)
+    sigmas = rng.uniform(0.5, 9, (20_000, 2))
+    errors = rng.normal(size=sigmas.shape) * sigmas
+    honest, small = sigma_calibration(errors, sigmas), sigma_calibration(errors, sigmas / 2)
+    assert honest.within_1_sigma == pytest.approx(0.6827, abs=0.01)
+    assert honest.within_2_sigma == pytest.approx(0.9545, abs=0.01)
+    assert honest.expected_calibration_error < 0.01
+    assert small.within_1_sigma == pytest.approx(0.3829, abs=0.01)
+    assert (small.observed < small.promised).all()
+    assert honest.count == 40_000
+
+
+def test_unknown_sigmas_are_left_out():
+    curve = sigma_calibration([[1.0, 3.0], [1.0, np.nan]], [[np.nan, 2.0], [np.nan, 1.0]])
+    assert (curve.count, curve.within_1_sigma, curve.within_2_sigma) == (1, 0, 1)
+    assert sigma_calibration([0.0, 1.0], [0.0, 0.0]).within_1_sigma == 0.5
+    assert np.isnan(sigma_calibration([], []).within_1_sigma)
+
+
+def test_the_fit_recovers_how_scores_and_sigmas_were_spoilt():
+    rng = np.random.default_rng(2)
+    scale, shift, factor = np.array([0.5, 2.0]), np.array([1.0, -0.7]), np.array([3.0, 0.4])
+    raw = rng.uniform(0.02, 0.98, (20_000, 2))
+    right = rng.random(raw.shape) < sigmoid(scale * logit(raw) + shift)
+    sigmas = rng.uniform(1, 5, (20_000, 2, 2))
+    errors = rng.normal(size=sigmas.shape) * sigmas * factor[:, None]
+    fit = fit_calibration(raw, right, np.ones(raw.shape, bool), errors, sigmas, "made up")
+    np.testing.assert_allclose(fit.score_scale, scale, atol=0.08)
+    np.testing.assert_allclose(fit.score_shift, shift, atol=0.08)
+    np.testing.assert_allclose(fit.sigma_scale, factor, rtol=0.03)
+    assert fit.measured_on == "made up"
+    decoded = Decoded(np.zeros((20_000, 2, 2), np.float32), raw.astype(np.float32), sigmas.astype(np.float32))
+    better = apply_calibration(decoded, fit)
+    assert reliability(better.scores, right).expected_calibration_error < 0.02
+    assert sigma_calibration(errors, better.sigmas_px).within_1_sigma == pytest.approx(0.6827, abs=0.01)
+
+
+def test_keypoints_with_few_samples_lean_on_the_others():
+    rng = np.random.default_rng(3)
+    raw = rng.uniform(0.05, 0.95, (4000, 3))
+    right = rng.random(raw.shape) < sigmoid(logit(raw) - 1)
+    labelled = np.ones(raw.shape, bool)
+    labelled[3:, 1] = False  # three samples, all wrong
+    right[:3, 1] = False
+    labelled[:, 2] = False  # no sample at all
+    fit = fit_calibration(raw, right, labelled)
+    assert fit.score_scale[1] == pytest.approx(1, abs=0.2)
+    assert fit.score_shift[1] == pytest.approx(-1, abs=0.3)
+    assert (fit.score_scale[2], fit.score_shift[2]) == pytest.approx((fit.score_scale[0], fit.score_shift[0]), abs=0.01)
+    assert fit.sigma_scale == ()
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_scores_that_are_always_right_or_always_wrong_stay_finite(right):
+    raw = np.random.default_rng(4).random((500, 2))
+    fit = fit_calibration(raw, np.full(raw.shape, right), np.ones(raw.shape, bool))
+    after = sigmoid(np.array(fit.score_scale) * 0 + np.array(fit.score_shift))
+    assert np.isfinite(fit.score_shift).all()
+    assert (after > 0.9).all() if right else (after < 0.1).all()
+
+
+def test_scores_that_mislead_get_slope_zero_not_a_negative_one():
+    rng = np.random.default_rng(5)
+    raw = rng.random((3000, 1))
+    right = rng.random(raw.shape) < 1 - raw
+    fit = fit_calibration(raw, right, np.ones(raw.shape, bool))
+    assert fit.score_scale[0] == pytest.approx(0, abs=1e-6)
+    assert fit.score_shift[0] == pytest.approx(logit(right.mean()), abs=0.05)
+
+
+def test_nothing_to_calibrate_on():
+    with pytest.raises(UsageError, match="no labelled keypoint"):
+        fit_calibration(np.ones((2, 3)), np.ones((2, 3)), np.zeros((2, 3)))
+    with pytest.raises(UsageError, match=r"must lie in 0\.\.1"):
+        fit_calibration(np.full((2, 3), 1.2), np.ones((2, 3)), np.ones((2, 3)))
