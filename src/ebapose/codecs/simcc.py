@@ -64,7 +64,7 @@ def parabola_refine(logits: ArrayLike, peak: NDArray[np.intp], radius: int) -> N
     Args:
         logits: (..., bins).
         peak: (...,) index of the largest bin.
-        radius: bins used on each side of the peak.
+        radius: bins used on each side of the peak, at least 2: beside a border one side must do for a parabola.
 
     Returns:
         (...,) position in bins, at most `radius` from the peak; the peak itself where the fit has no maximum.
@@ -80,7 +80,7 @@ def parabola_refine(logits: ArrayLike, peak: NDArray[np.intp], radius: int) -> N
     moments = [(weights * steps**n).sum(axis=-1) for n in range(5)]
     rights = [(weights * steps**n * values).sum(axis=-1) for n in range(3)]
     normal = np.stack([np.stack(moments[i : i + 3], axis=-1) for i in range(3)], axis=-2)
-    normal = normal + 1e-9 * np.eye(3)  # three bins beside a border may leave the fit undetermined
+    normal = normal + 1e-12 * np.eye(3)  # one bin alone with all the probability leaves the fit undetermined
     _, slope, curvature = np.moveaxis(np.linalg.solve(normal, np.stack(rights, axis=-1)[..., None])[..., 0], -1, 0)
     concave = curvature < -1e-6
     vertex = np.where(concave, -slope / np.where(concave, 2 * curvature, 1.0), 0.0)
@@ -246,7 +246,7 @@ class SimCC:
             elif refine == "dark":
                 position = dark_refine_1d(logits, peak, blur)
             else:
-                position = parabola_refine(logits, peak, max(1, round(blur)))
+                position = parabola_refine(logits, peak, max(2, round(blur)))
             probabilities = softmax(logits)
             bins = np.arange(logits.shape[-1], dtype=np.float32)
             squares = (bins - position[..., None].astype(np.float32)) ** 2
