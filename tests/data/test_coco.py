@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coco_entries import CATEGORY, person, picture
@@ -145,6 +145,7 @@ json_values = st.recursive(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["images", "annotations", "categories"]), st.data())
 def test_any_odd_value_is_refused_or_read(
     tmp_path_factory: pytest.TempPathFactory, part: str, data: st.DataObject

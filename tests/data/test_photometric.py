@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebapose.data.photometric import STRONG_PHOTOMETRIC, PhotometricConfig, apply_photometric
@@ -46,6 +46,7 @@ def test_nothing_by_default() -> None:
 
 
 @pytest.mark.parametrize("name", ["blur", "low_resolution", "jpeg", "noise"])
+@settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 1000), at=st.tuples(st.floats(24, 40), st.floats(18, 30)))
 def test_nothing_moves(name: str, seed: int, at: tuple[float, float]) -> None:
     y, x = np.mgrid[:64, :48]

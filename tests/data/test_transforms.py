@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebapose.config import parse_config
@@ -31,6 +31,7 @@ def random_person(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return points, visibility, (rng.random(17) * (visibility > 0)).astype(np.float32)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000), st.floats(20, 500))
 def test_mirroring_twice_changes_nothing(seed: int, width: float) -> None:
     points, visibility, weights = random_person(seed)
@@ -42,6 +43,7 @@ def test_mirroring_twice_changes_nothing(seed: int, width: float) -> None:
     np.testing.assert_array_equal(twice[2], weights)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000))
 def test_mirroring_relabels_everything_that_has_a_side(seed: int) -> None:
     points, visibility, weights = random_person(seed)
@@ -130,6 +132,7 @@ def test_hide_turns_visible_into_hidden_only() -> None:
     assert visibility.tolist() == [1, 1, 0, 2, 2, 2]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000))
 def test_covered_pixels_are_the_mask(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -141,6 +144,7 @@ def test_covered_pixels_are_the_mask(seed: int) -> None:
     np.testing.assert_array_equal(crop[mask == 0], before[mask == 0])
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000))
 def test_pasting_touches_only_the_silhouette(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -1,0 +1,430 @@
+"""What is wrong with an annotation file, found before it costs a training run.
+
+Adding a new check: a `_find_...` function that calls `found.add(kind, example)`, and a line in `KINDS` that says what
+the finding means and whether it is an error (the data cannot be used as it is) or a warning (look at it).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebapose.data.coco import (
+    SkeletonLike,
+    category_skeleton,
+    find_category,
+    find_images_dir,
+    load_skeleton,
+    read_coco_json,
+)
+from ebapose.errors import InputError
+from ebapose.io.pictures import read_image
+from ebapose.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Level = Literal["error", "warning"]
+
+KINDS: dict[str, tuple[Level, str]] = {
+    "skeleton": ("error", "keypoint names, flip pairs or sigmas are missing or contradict each other"),
+    "image entry": ("error", "an entry of images has no usable id, file_name, width or height"),
+    "duplicate image id": ("error", "several entries of images have the same id"),
+    "missing picture": ("error", "the file is not in the images folder"),
+    "unreadable picture": ("error", "the file is damaged, truncated or not a picture"),
+    "picture size": ("error", "width or height differ from those of the picture (after its EXIF rotation)"),
+    "annotation entry": ("error", "a field is missing, not a number, or has the wrong length"),
+    "duplicate annotation id": ("error", "several annotations have the same id"),
+    "orphan annotation": ("error", "image_id is not listed in images"),
+    "visibility": ("error", "a visibility other than 0, 1 or 2"),
+    "empty box": ("error", "width or height of bbox is not positive; training leaves the person out"),
+    "box outside": ("error", "bbox does not touch the picture; training leaves the person out"),
+    "box beyond": ("warning", "bbox sticks out of the picture by more than 2 px (xyxy instead of xywh?)"),
+    "no area": ("error", "area is not positive; training and evaluation leave the person out"),
+    "area larger than box": ("warning", "area exceeds that of bbox: OKS will be too kind"),
+    "keypoint outside": ("warning", "a labelled keypoint lies outside of the picture"),
+    "keypoint far from box": ("warning", "a labelled keypoint lies outside of bbox by more than half its size"),
+    "num_keypoints": ("warning", "num_keypoints differs from the number of labelled keypoints"),
+    "duplicate person": ("warning", "two annotations of a picture have the same keypoints"),
+    "never labelled": ("warning", "a keypoint of the skeleton is labelled nowhere"),
+    "left and right": ("warning", "a pair of keypoints looks swapped, compared with its names or the other pairs"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of problem: how often, and where first.
+
+    Attributes:
+        kind: a key of `KINDS`.
+        level: "error" or "warning".
+        meaning: what it is, for a person.
+        count: how often it was found.
+        examples: the first few places.
+    """
+
+    kind: str
+    level: Level
+    meaning: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Result of `check_annotations`; rich prints it, `to_dict` makes JSON of it.
+
+    Attributes:
+        annotations, images_dir: what was checked.
+        skeleton: its name, None if it could not be read.
+        num_images, num_annotations: entries in the file; annotations of the checked category only.
+        num_persons: annotations with at least one labelled keypoint that are no crowd.
+        labelled: keypoint name -> persons on which it is labelled.
+        findings: problems, errors first.
+    """
+
+    annotations: str
+    images_dir: str
+    skeleton: str | None
+    num_images: int
+    num_annotations: int
+    num_persons: int
+    labelled: dict[str, int]
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error (there may be warnings)."""
+        return not any(finding.level == "error" for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {"ok": self.ok, **asdict(self)}
+
+    def __rich__(self) -> RenderableType:
+        """Summary and a table of findings."""
+        from rich.console import Group
+        from rich.markup import escape
+        from rich.table import Table
+
+        head = (
+            f"[bold]{escape(self.annotations)}[/]: {self.num_images} pictures, {self.num_annotations} annotations, "
+            f"{self.num_persons} persons to learn from, skeleton {escape(self.skeleton or 'unknown')}"
+        )
+        if not self.findings:
+            return Group(head, "[green]nothing wrong found[/]")
+        table = Table("problem", "count", "what it means", "for example", box=None, pad_edge=False)
+        table.columns[1].justify = "right"
+        table.columns[3].overflow = "fold"
+        for finding in self.findings:
+            colour = "red" if finding.level == "error" else "yellow"
+            examples = escape("\n".join(finding.examples))
+            table.add_row(f"[{colour}]{finding.kind}[/]", str(finding.count), finding.meaning, examples)
+        return Group(head, table)
+
+
+def check_annotations(
+    annotations: str | Path,
+    images_dir: str | Path | None = None,
+    *,
+    skeleton: SkeletonLike | None = None,
+    category: str | None = None,
+    read_pictures: bool = True,
+    max_examples: int = 3,
+) -> CheckReport:
+    """Check a COCO keypoint file and its pictures.
+
+    Args:
+        annotations, images_dir, skeleton, category: as for `data.coco.load_coco`.
+        read_pictures: also decode every picture; without, only their presence is checked.
+        max_examples: places to name per kind of problem.
+
+    Raises:
+        InputError: the file is not JSON or has not the frame of a COCO file; everything else becomes a finding.
+    """
+    path = Path(annotations)
+    data = read_coco_json(path)
+    found = _Found(max_examples)
+    bones: Skeleton | None = None
+    chosen: Mapping[str, Any] = {}
+    try:
+        chosen = find_category(data, path, category)
+        bones = category_skeleton(chosen, path) if skeleton is None else load_skeleton(skeleton)
+    except InputError as error:
+        found.add("skeleton", str(error).removeprefix(f"{path}: "))
+    images = _find_image_entries(data["images"], found)
+    first_name = next(iter(images.values()))[0] if images else ""
+    folder = find_images_dir(path, first_name) if images_dir is None else Path(images_dir)
+    _find_pictures(images, folder, read_pictures, found)
+
+    people = [a for a in data["annotations"] if "id" not in chosen or a.get("category_id") == chosen["id"]]
+    length = bones.num_keypoints if bones else None
+    persons = _find_annotation_entries(people, images, length, found)
+    labelled: dict[str, int] = {}
+    if bones is not None and persons:
+        visibility = np.stack([person[:, 2] for person in persons]) > 0
+        counts = visibility.sum(axis=0)
+        labelled = {name: int(n) for name, n in zip(bones.keypoint_names, counts, strict=True)}
+        for name in (name for name, count in labelled.items() if count == 0):
+            found.add("never labelled", name)
+        _find_swapped_sides(np.stack(persons), bones, found)
+    return CheckReport(
+        annotations=str(path),
+        images_dir=str(folder),
+        skeleton=bones.name if bones else None,
+        num_images=len(data["images"]),
+        num_annotations=len(people),
+        num_persons=len(persons),
+        labelled=labelled,
+        findings=found.findings(),
+    )
+
+
+class _Found:
+    """Collects problems: counts, and the first few examples."""
+
+    def __init__(self, max_examples: int) -> None:
+        self.max_examples = max_examples
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = {}
+
+    def add(self, kind: str, example: str) -> None:
+        self.counts[kind] += 1
+        if self.counts[kind] <= self.max_examples:
+            self.examples.setdefault(kind, []).append(" ".join(example.split())[:300])
+
+    def findings(self) -> tuple[Finding, ...]:
+        kinds = sorted((kind for kind in KINDS if self.counts[kind]), key=lambda kind: KINDS[kind][0] != "error")
+        return tuple(
+            Finding(kind, *KINDS[kind], self.counts[kind], tuple(self.examples.get(kind, ()))) for kind in kinds
+        )
+
+
+def _find_image_entries(entries: Sequence[Mapping[str, Any]], found: _Found) -> dict[int, tuple[str, int, int]]:
+    """Image id -> file name, height, width, of the usable entries."""
+    images: dict[int, tuple[str, int, int]] = {}
+    for number, entry in enumerate(entries):
+        name = entry.get("file_name")
+        problems = [key for key in ("id", "height", "width") if not _is_whole(entry.get(key))]
+        if not isinstance(name, str) or not name or "\0" in name:
+            problems.append("file_name")
+        if problems or not isinstance(name, str):
+            found.add("image entry", f"images[{number}]: {', '.join(problems)}")
+            continue
+        image_id, height, width = int(entry["id"]), int(entry["height"]), int(entry["width"])
+        if height < 1 or width < 1:
+            found.add("image entry", f"image {image_id}: {width}x{height} px")
+        elif image_id in images:
+            found.add("duplicate image id", f"{image_id}: {images[image_id][0]}, {name}")
+        else:
+            images[image_id] = name, height, width
+    return images
+
+
+def _find_pictures(images: Mapping[int, tuple[str, int, int]], folder: Path, read: bool, found: _Found) -> None:
+    def look(image: tuple[str, int, int]) -> tuple[str, str] | None:
+        name, height, width = image
+        path = folder / name
+        try:
+            if not path.is_file():
+                return "missing picture", str(path)
+            hw = read_image(path).hw if read else (height, width)
+        except (InputError, OSError, ValueError) as error:
+            return "unreadable picture", str(error)
+        if hw != (height, width):
+            return "picture size", f"{name} is {hw[1]}x{hw[0]}, annotated as {width}x{height}"
+        return None
+
+    entries = list(images.values())
+    with ThreadPoolExecutor(4) as pool:
+        for begin in range(0, len(entries), 256):  # in parts, so that an interrupt does not wait for all
+            for problem in pool.map(look, entries[begin : begin + 256]):
+                if problem:
+                    found.add(*problem)
+
+
+def _find_annotation_entries(
+    people: Sequence[Mapping[str, Any]],
+    images: Mapping[int, tuple[str, int, int]],
+    num_keypoints: int | None,
+    found: _Found,
+) -> list[NDArray[np.float64]]:
+    """Keypoints (K, 3) of the persons whose numbers could be read."""
+    ids: set[Any] = set()
+    seen: set[tuple[Any, bytes]] = set()
+    persons: list[NDArray[np.float64]] = []
+    for number, entry in enumerate(people):
+        annotation_id, image_id = entry.get("id"), entry.get("image_id")
+        where = f"annotation {annotation_id}" if _is_whole(annotation_id) else f"annotations[{number}]"
+        if not _is_whole(annotation_id):
+            found.add("annotation entry", f"{where}: id")
+        elif annotation_id in ids:
+            found.add("duplicate annotation id", str(annotation_id))
+        else:
+            ids.add(annotation_id)
+        if not _is_whole(image_id):
+            found.add("annotation entry", f"{where}: image_id")
+        elif image_id not in images:
+            found.add("orphan annotation", f"{where}: image {image_id}")
+        image = images.get(image_id) if isinstance(image_id, int) else None
+        box = _find_box(entry, where, image, found)
+        points = _find_keypoints(entry, where, image, box, num_keypoints, found)
+        if points is None or entry.get("iscrowd") or not (points[:, 2] > 0).any():
+            continue
+        key = (image_id if _is_whole(image_id) else None, points.tobytes())
+        if key in seen:
+            found.add("duplicate person", where)
+        seen.add(key)
+        persons.append(points)
+    if num_keypoints is None:  # without a skeleton their lengths may differ
+        return []
+    return persons
+
+
+def _find_box(
+    entry: Mapping[str, Any], where: str, image: tuple[str, int, int] | None, found: _Found
+) -> NDArray[np.float64] | None:
+    """(4,) xywh, None if it cannot be read."""
+    area = _numbers(entry.get("area"), ())
+    if area is None:
+        found.add("annotation entry", f"{where}: area")
+    elif area <= 0:
+        found.add("no area", f"{where}: {area:g}")
+    weights = entry.get("keypoint_weights")
+    if weights is not None and (values := _numbers(weights, None)) is not None and (values < 0).any():
+        found.add("annotation entry", f"{where}: keypoint_weights are negative")
+    box = _numbers(entry.get("bbox"), (4,))
+    if box is None:
+        found.add("annotation entry", f"{where}: bbox")
+        return None
+    x, y, w, h = box.tolist()
+    shown = f"{where}: {x:g}, {y:g}, {w:g}, {h:g}"
+    if w <= 0 or h <= 0:
+        found.add("empty box", shown)
+        return None
+    if area is not None and area > 1.05 * w * h + 1:
+        found.add("area larger than box", f"{where}: {area:g} > {w:g} * {h:g}")
+    if image is not None:
+        _, height, width = image
+        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+            found.add("box outside", f"{shown} in {width}x{height}")
+        elif x < -2 or y < -2 or x + w > width + 2 or y + h > height + 2:
+            found.add("box beyond", f"{shown} in {width}x{height}")
+    return box
+
+
+def _find_keypoints(
+    entry: Mapping[str, Any],
+    where: str,
+    image: tuple[str, int, int] | None,
+    box: NDArray[np.float64] | None,
+    num_keypoints: int | None,
+    found: _Found,
+) -> NDArray[np.float64] | None:
+    """(K, 3) x, y, visibility; None if they cannot be read."""
+    if "keypoints" not in entry:
+        return None
+    flat = _numbers(entry["keypoints"], None if num_keypoints is None else (3 * num_keypoints,))
+    if flat is None or flat.ndim != 1 or len(flat) % 3:
+        wanted = f" (expected {3 * num_keypoints} finite numbers)" if num_keypoints else ""
+        found.add("annotation entry", f"{where}: keypoints{wanted}")
+        return None
+    points = flat.reshape(-1, 3)
+    labelled = points[:, 2] > 0
+    if not np.isin(points[:, 2], (0, 1, 2)).all():
+        wrong = points[~np.isin(points[:, 2], (0, 1, 2)), 2][0]
+        found.add("visibility", f"{where}: {wrong:g}")
+    claimed, count = entry.get("num_keypoints"), int(np.count_nonzero(labelled))
+    if claimed is not None and claimed != count:
+        found.add("num_keypoints", f"{where}: {claimed!r:.20}, labelled are {count}")
+    if image is not None:
+        _, height, width = image
+        # COCO's own coordinates may touch the far edge
+        out = labelled & ((points[:, :2] < -1).any(axis=1) | (points[:, :2] > (width, height)).any(axis=1))
+        for i in np.flatnonzero(out):
+            x, y = points[i, :2]
+            found.add("keypoint outside", f"{where}: keypoint {i} at {x:g}, {y:g} in {width}x{height}")
+    if box is not None:
+        middle, reach = box[:2] + box[2:] / 2, box[2:].max()
+        far = labelled & (np.abs(points[:, :2] - middle) > box[2:] / 2 + reach / 2).any(axis=1)
+        for i in np.flatnonzero(far):
+            found.add("keypoint far from box", f"{where}: keypoint {i}")
+    return points
+
+
+def _find_swapped_sides(persons: NDArray[np.float64], skeleton: Skeleton, found: _Found) -> None:
+    """Compare, over all persons (N, K, 3), which side of the picture each pair's left keypoint is on.
+
+    A face that looks at the viewer has its left eye on the right of the picture, so names can be checked there; any
+    other pair must mostly agree with the rest of its body. Fewer than ten persons prove nothing.
+    """
+    if not skeleton.flip_pairs:
+        return
+    left, right = (np.array(side) for side in zip(*skeleton.flip_pairs, strict=True))
+    names = skeleton.keypoint_names
+    labelled = (persons[:, left, 2] > 0) & (persons[:, right, 2] > 0)
+    across = persons[:, left, 0] - persons[:, right, 0]
+    everything = np.where(persons[..., 2] > 0, persons[..., 0], np.nan)
+    with np.errstate(invalid="ignore"):
+        extent = np.nan_to_num(np.nanmax(everything, axis=1) - np.nanmin(everything, axis=1))
+    clear = labelled & (np.abs(across) > 0.1 * extent[:, None])
+    side = np.sign(across) * clear
+
+    for i, (a, b) in enumerate(skeleton.flip_pairs):
+        others = np.delete(side, i, axis=1).sum(axis=1)
+        usable = (side[:, i] != 0) & (others != 0)
+        agreeing = int(np.count_nonzero(usable & (side[:, i] == np.sign(others))))
+        total = int(np.count_nonzero(usable))
+        if total >= 10 and agreeing < 0.5 * total:
+            found.add(
+                "left and right",
+                f"{names[a]} / {names[b]}: on the same side as the other pairs in {agreeing} of {total} persons",
+            )
+
+    if {"nose", "left_eye", "right_eye"} <= set(names):
+        nose, left_eye, right_eye = (names.index(n) for n in ("nose", "left_eye", "right_eye"))
+        facing = (persons[:, [nose, left_eye, right_eye], 2] == 2).all(axis=1)
+        facing &= _upright(persons, names)
+        total = int(np.count_nonzero(facing))
+        good = int(np.count_nonzero(facing & (persons[:, left_eye, 0] > persons[:, right_eye, 0])))
+        if total >= 10 and good < 0.5 * total:
+            found.add(
+                "left and right",
+                f"left_eye is left of right_eye in the picture for {total - good} of {total} faces: the body's left is "
+                "on the right of the picture when a person faces the camera",
+            )
+
+
+def _upright(persons: NDArray[np.float64], names: Sequence[str]) -> NDArray[np.bool_]:
+    """(N,) whether the eyes are above the shoulders; True where no shoulder is labelled."""
+    eyes = persons[:, [i for i, n in enumerate(names) if "eye" in n], 1].mean(axis=1)
+    shoulders = [i for i, n in enumerate(names) if "shoulder" in n]
+    if not shoulders:
+        return np.ones(len(persons), np.bool_)
+    seen = persons[:, shoulders, 2] > 0
+    lowest = np.where(seen, persons[:, shoulders, 1], np.inf).min(axis=1)
+    upright: NDArray[np.bool_] = eyes < lowest
+    return upright
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _numbers(value: Any, shape: tuple[int, ...] | None) -> NDArray[np.float64] | None:
+    """Finite float64 array of the shape (None: any), or None."""
+    if value is None or isinstance(value, str | bool):
+        return None
+    try:
+        array = np.array(value, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    good = (shape is None or array.shape == shape) and bool((np.abs(array) < 1e12).all())
+    return array if good else None
