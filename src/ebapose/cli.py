@@ -20,11 +20,10 @@ from ebapose.errors import EbaposeError, MissingDependencyError, ModelFileError,
 
 Format: TypeAlias = Literal["overlay", "json", "coco", "csv", "parquet"]
 RuntimeName: TypeAlias = Literal["auto", "openvino", "onnxruntime", "torch"]
-Positional: TypeAlias = tyro.conf.Positional
 
 
 def predict(
-    sources: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="SOURCE...")],
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE...")],
     /,
     out: Path = Path("ebapose-out"),
     save: tuple[Format, ...] = ("overlay", "json"),
@@ -119,7 +118,7 @@ def models(json: bool = False, test: bool = False) -> int:
 
 
 def evaluate(
-    model: Positional[str | None] = None,
+    model: tyro.conf.Positional[str | None] = None,
     /,
     *,
     annotations: Path,
@@ -182,7 +181,7 @@ def evaluate(
     return 0
 
 
-def train(recipe: Positional[Path], /, *, out: Path, resume: bool = False) -> int:
+def train(recipe: tyro.conf.Positional[Path], /, *, out: Path, resume: bool = False) -> int:
     """Train a model by a recipe (YAML). Any key of the recipe is an option too: --optim.lr 1e-4 --data.workers 4.
 
     Args:
@@ -204,7 +203,7 @@ def _train(arguments: Sequence[str]) -> int:
 
 
 class _TrainOptions:
-    def __init__(self, recipe: Positional[Path], /, *, out: Path, resume: bool = False) -> None:
+    def __init__(self, recipe: tyro.conf.Positional[Path], /, *, out: Path, resume: bool = False) -> None:
         self.recipe, self.out, self.resume = recipe, out, resume
 
 
@@ -212,7 +211,7 @@ _TrainOptions.__init__.__doc__ = train.__doc__
 
 
 def export(
-    model: Positional[str],
+    model: tyro.conf.Positional[str],
     /,
     *,
     out: Path,

@@ -65,6 +65,7 @@ class _Job:
     frame: Frame
     boxes: Boxes
     problems: list[str]
+    used: NDArray[np.bool_]
     matrices: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2, 3)))
     parts: list[Outputs] = field(default_factory=list)
     waiting: int = 0
@@ -77,11 +78,13 @@ class Prediction(NamedTuple):
         frame: the picture.
         poses: what was found in it.
         problems: boxes that could not be used, one line each.
+        used: (boxes found or given,) bool: which of them have a pose, in their order.
     """
 
     frame: Frame
     poses: Poses
-    problems: tuple[str, ...] = ()
+    problems: tuple[str, ...]
+    used: NDArray[np.bool_]
 
 
 class Predictor:
@@ -195,8 +198,9 @@ class Predictor:
             found = self.detector(frame) if given is None else given
         except InputError as error:
             found, problems = Boxes.from_xyxy([]), [str(error)]
-        boxes, unusable = usable_boxes(found, frame)
-        job = _Job(frame, boxes, problems + unusable)
+        used, unusable = usable_boxes(found, frame)
+        boxes = found[used]
+        job = _Job(frame, boxes, problems + unusable, used)
         if len(boxes):
             spec = self.card.input
             job.matrices = image_to_crop_matrix(boxes.xyxy, spec.size_hw, spec.padding, spec.crop_center)
@@ -228,7 +232,7 @@ class Predictor:
         self.times.persons += len(job.boxes)
         if not job.parts:
             empty = Poses.empty(card.skeleton, card.name, job.frame.hw)
-            return Prediction(job.frame, empty, tuple(job.problems))
+            return Prediction(job.frame, empty, tuple(job.problems), job.used)
         outputs = tuple(np.stack(arrays) for arrays in zip(*job.parts, strict=True))
         decoded = apply_calibration(self.codec.decode(outputs), card.calibration)
         poses = Poses(
@@ -241,11 +245,11 @@ class Predictor:
             job.frame.hw,
         )
         self.times.decode += time.perf_counter() - start
-        return Prediction(job.frame, poses, tuple(job.problems))
+        return Prediction(job.frame, poses, tuple(job.problems), job.used)
 
 
-def usable_boxes(boxes: Boxes, frame: Frame) -> tuple[Boxes, list[str]]:
-    """The boxes that have an area and touch the picture, and one line for each that does not."""
+def usable_boxes(boxes: Boxes, frame: Frame) -> tuple[NDArray[np.bool_], list[str]]:
+    """(N,) which boxes have an area and touch the picture, and one line for each that does not."""
     height, width = frame.hw
     inside = box_geometry.area(box_geometry.clip(boxes.xyxy, frame.hw)) > 0
     problems = []
@@ -253,7 +257,7 @@ def usable_boxes(boxes: Boxes, frame: Frame) -> tuple[Boxes, list[str]]:
         corners = ", ".join(f"{v:g}" for v in box)
         cause = "has no area" if box_geometry.area(box) <= 0 else f"lies outside the picture ({width}x{height})"
         problems.append(f"{frame.name}: box ({corners}) {cause}")
-    return boxes[inside], problems
+    return inside, problems
 
 
 def resolve_model(model: str | Path) -> Path:

@@ -100,7 +100,7 @@ def predict_sources(
     on_start(len(files))
     draw = partial(draw_poses, show_boxes=show_boxes, show_uncertainty=show_uncertainty, min_score=min_score)
     with PoseWriter(out_dir, formats, draw=draw, image_id=image_id) as writer:
-        for frame, poses, problems in predictor.stream(readable(files, writer)):
+        for frame, poses, problems, _ in predictor.stream(readable(files, writer)):
             began = time.perf_counter()
             for problem in problems:
                 writer.write_failure(frame.name, InputError(problem))
