@@ -29,13 +29,13 @@ def explain(error: ValidationError, schema: type[BaseModel], where: str) -> str:
     if first["type"] != "extra_forbidden":
         return f"{where}: {key + ': ' if key else ''}{first['msg']}"
     known = list(_keys(schema))
-    # The nearest whole key (places in a list do not count), else the nearest last part: a key in the wrong section.
     names = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
-    path = ".".join(part for part in first["loc"] if isinstance(part, str))
-    near = difflib.get_close_matches(path, known, 1) or [
-        names[name] for name in difflib.get_close_matches(path.rsplit(".", 1)[-1], names, 1)
-    ]
-    return f"{where}: unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
+    path = ".".join(part for part in first["loc"] if isinstance(part, str))  # without places in a list
+    name = path.rsplit(".", 1)[-1]
+    # A key of another section, else the nearest whole key, else the nearest last part.
+    near = [name] if name in names else difflib.get_close_matches(path, known, 1)
+    near = near or difflib.get_close_matches(name, names, 1)
+    return f"{where}: unknown key {key!r}" + (f", did you mean {names.get(near[0], near[0])!r}?" if near else "")
 
 
 def _keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -83,7 +83,7 @@ class Heatmap:
         """
         maps = np.asarray(outputs[0], np.float32)
         num, k, height, width = maps.shape
-        flat = maps.reshape(num, k, -1)
+        flat = maps.reshape(num, k, height * width)
         best, peaks = flat.argmax(axis=-1), flat.max(axis=-1)
         require_finite(peaks)
         cells = np.stack([best % width, best // width], axis=-1) * (peaks > 0)[..., None]

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ebapose.io.atomic import atomic_write, write_text
+
+
+def test_a_complete_file_takes_the_place(tmp_path):
+    path = tmp_path / "poses.json"
+    path.write_text("old")
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.parent == path.parent
+        assert temporary.suffix == ".json"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folders_are_made(tmp_path):
+    write_text(tmp_path / "a" / "b.txt", "µ\n")
+    assert (tmp_path / "a" / "b.txt").read_bytes() == "µ\n".encode()
+
+
+def write_half(path: Path, error: type[BaseException]) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_exception_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "poses.json"
+    path.write_text("old")
+    with pytest.raises(error):
+        write_half(path, error)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_exception_leaves_nothing_new(tmp_path):
+    with pytest.raises(KeyError):
+        write_half(tmp_path / "new.txt", KeyError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_that_removes_its_file_leaves_the_old_one(tmp_path):
+    path = tmp_path / "poses.json"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError), atomic_write(path) as temporary:
+        temporary.unlink()
+    assert path.read_text() == "old"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_killed_process_leaves_the_old_file(tmp_path):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"old" * 1000)
+    code = (
+        "import sys, time\n"
+        "from ebapose.io.atomic import atomic_write\n"
+        "with atomic_write(sys.argv[1]) as temporary, temporary.open('wb') as file:\n"
+        "    file.write(b'half'); file.flush(); print('writing', flush=True); time.sleep(60)\n"
+    )
+    source = str(Path(__file__).parents[2] / "src")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(signal.SIGKILL)
+    assert path.read_bytes() == b"old" * 1000
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_permissions_follow_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "a.txt", "a")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o666 & ~umask
+
+
+def test_two_writers_do_not_meet(tmp_path):
+    path = tmp_path / "a.txt"
+    with atomic_write(path) as first, atomic_write(path) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"  # the outer one ended last
