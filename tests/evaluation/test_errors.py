@@ -73,6 +73,17 @@ def test_ap_lost_to_a_mirrored_pose_is_an_inversion():
     assert found.alone["miss"] == found.alone["jitter"] == found.alone["swap"] == 0
 
 
+def test_with_given_boxes_nothing_is_left_to_find():
+    people = [annotation(i, i, STANDING) for i in range(1, 5)]
+    pose = STANDING.copy()
+    pose[:, 0] += np.sqrt(-2 * np.log(0.88) * people[0]["area"]) * 2 * np.array(COCO17.sigmas)  # all good, OKS 0.88
+    results = [result(i, pose) for i in range(1, 5)]
+    found = lost_ap(*diagnose(people, results, range(1, 5)))
+    assert found.ap == pytest.approx(0.8)
+    assert found.steps["good"] == pytest.approx(0.2)
+    assert found.steps["not found"] == pytest.approx(0)
+
+
 def test_ap_lost_to_scores_background_and_persons_not_found():
     people = [annotation(i, i, STANDING) for i in (1, 2)]
     background = result(1, STANDING + 500, 0.95)
@@ -91,4 +102,4 @@ def test_the_steps_add_up_to_what_was_lost(seed):
     found = lost_ap(annotations, poses, matches, classify_keypoints(annotations, poses, matches))
     assert found.ap == pytest.approx(coco_ap(annotations, poses, "detector").stats["AP"])
     assert found.ap + sum(found.steps.values()) == pytest.approx(1)
-    assert list(found.steps) == ["miss", "swap", "inversion", "jitter", "score", "background", "not found"]
+    assert list(found.steps) == ["miss", "swap", "inversion", "jitter", "good", "score", "background", "not found"]

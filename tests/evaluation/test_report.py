@@ -118,7 +118,7 @@ def test_worst_poses_are_drawn_worst_first(tmp_path):
     assert drawn[1].name.startswith("02_oks0.")
     assert drawn[1].name.endswith("annotation2.jpg")
     picture = cv2.imread(str(drawn[1]))
-    assert picture.shape[0] == 360
+    assert picture.shape[0] == 384
     assert picture.std() > 1  # something is drawn on the grey picture
     assert f"(worst/{drawn[0].name})" in (folder / "report.md").read_text()
     again = evaluate_predictions(truth, results, folder, "gt", images_dir=images, worst=1, with_plots=False)

@@ -33,8 +33,8 @@ NOT_COUNTED = -1
 GOOD_SIMILARITY = 0.85
 NEAR_SIMILARITY = 0.5
 
-# Ronchi and Perona correct the grossest errors first.
-_ORDER = (MISS, SWAP, INVERSION, JITTER)
+# Ronchi and Perona correct the grossest errors first; what good keypoints lack to the very spot comes last.
+_ORDER = (MISS, SWAP, INVERSION, JITTER, GOOD)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +44,9 @@ class LostAP:
     Attributes:
         ap: AP as measured, 0..1.
         alone: kind of error -> AP gained when only this kind is corrected.
-        steps: kind -> AP gained when the kinds are corrected one after the other, in this order: miss, swap,
-            inversion, jitter, then "score" (poses ordered by their OKS), "background" (poses of nobody removed), "not
-            found" (the rest). They add up to 1 - ap.
+        steps: kind -> AP gained when the kinds are corrected one after the other, in this order: miss, swap, inversion,
+            jitter, good (put onto the very spot), "score" (matched poses ranked before all others), "background" (poses
+            of nobody removed), "not found" (persons without a pose: the rest). They add up to 1 - ap.
     """
 
     ap: float
@@ -113,7 +113,7 @@ def lost_ap(truth: Annotations, poses: Results, matches: Matches, kinds: NDArray
     ap = average_precision(truth, poses)
     alone, steps = {}, {}
     present = [kind for kind in _ORDER if (kinds == kind).any()]
-    for kind in _ORDER:
+    for kind in _ORDER[:-1]:
         fixed = average_precision(truth, _corrected(truth, poses, matches, kinds == kind)) if kind in present else ap
         alone[ERROR_TYPES[kind]] = fixed - ap
 
@@ -127,12 +127,11 @@ def lost_ap(truth: Annotations, poses: Results, matches: Matches, kinds: NDArray
             after = before + alone[ERROR_TYPES[kind]] if number == 0 else average_precision(truth, current)
         steps[ERROR_TYPES[kind]] = after - before
         before = after
-    # With every keypoint in its place OKS orders the matched poses before all others.
-    best = np.zeros(len(poses))
-    best[matches.poses] = 1.0
-    # order among equals stays what it was
+    # The best scores possible: matched poses before all others, the order among equals unchanged.
+    matched = np.zeros(len(poses))
+    matched[matches.poses] = 1.0
     rank = np.argsort(np.argsort(-poses.scores, kind="stable"), kind="stable")
-    current = replace(current, scores=best - rank / (4.0 * max(len(poses), 1)))
+    current = replace(current, scores=matched - rank / (4.0 * max(len(poses), 1)))
     after = average_precision(truth, current)
     steps["score"] = after - before
     before = after

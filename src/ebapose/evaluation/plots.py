@@ -70,15 +70,15 @@ def plot_keypoints(names: Sequence[str], pck_values: FloatArray, pck_label: str,
     ax.barh(y + 0.2, np.nan_to_num(oks), 0.38, color="#9cc3ea", label="mean OKS (of matched persons)")
     for i, values in enumerate(zip(pck_values, oks, strict=True)):
         for offset, value in zip((-0.2, 0.2), values, strict=True):
-            text = _percent(value) if np.isfinite(value) else "no label"
+            text = _percent(value) if np.isfinite(value) else "nothing to measure"
             ax.text(float(np.nan_to_num(value)) + 0.01, i + offset, text, va="center", fontsize=7.5, color="#333333")
     ax.set_yticks(y, [name.replace("_", " ") for name in names])
     ax.invert_yaxis()
     ax.grid(visible=False)
     ax.grid(axis="x", color="#e4e6ea", linewidth=0.8)
     ax.set(xlim=(0, 1.08), xlabel="share, 0 to 1 (numbers in %)", ylim=(len(names) - 0.4, -0.6))
-    ax.set_title("Every keypoint", loc="left")
-    ax.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.2, 1.0), ncols=2)
+    ax.set_title("Every keypoint", loc="left", pad=24)
+    ax.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(-0.02, 0.995), ncols=2)
     return _save(figure, path)
 
 

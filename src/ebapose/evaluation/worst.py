@@ -17,6 +17,8 @@ from ebapose.io.pictures import read_image
 from ebapose.structures import Boxes, Poses, UInt8Array
 
 _HEIGHT_PX = 360  # of a panel
+_BAR_PX = 24
+_MIN_WIDTH_PX, _MAX_WIDTH_PX = 240, 720
 _MARGIN = 0.25  # of the box, on every side
 
 
@@ -51,13 +53,14 @@ def draw_worst(
             unreadable.append(error)
             continue
         pose = int(matches.pose_of[person])
-        left = _draw(image, truth, truth.keypoints[person], truth.labelled[person], person)
-        right = np.full_like(left, 40)
+        region = _region(truth, poses, person, pose, image)
+        left = _draw(image, region, truth, truth.keypoints[person], truth.labelled[person])
+        right = np.zeros_like(left)
         if pose >= 0:
             everything = np.ones(truth.skeleton.num_keypoints, bool)
-            right = _draw(image, truth, poses.keypoints[pose], everything, person)
-        _write(left, "annotation")
-        _write(right, f"prediction, OKS {quality[person]:.2f}" if pose >= 0 else "not found")
+            right = _draw(image, region, truth, poses.keypoints[pose], everything)
+        left = _captioned(left, "annotation")
+        right = _captioned(right, f"prediction, OKS {quality[person]:.2f}" if pose >= 0 else "not found")
         what = "not_found" if pose < 0 else f"oks{quality[person]:.2f}"
         path = folder / f"{len(files) + 1:02d}_{what}_annotation{truth.ids[person]}.jpg"
         _save(np.concatenate([left, right], axis=1), path)
@@ -67,42 +70,56 @@ def draw_worst(
     return files
 
 
-def _draw(
-    image: UInt8Array, truth: Annotations, keypoints: NDArray[np.float64], shown: NDArray[np.bool_], person: np.intp
-) -> UInt8Array:
-    """One pose on the part of the picture around the annotated box, `_HEIGHT_PX` high."""
+def _region(
+    truth: Annotations, poses: Results, person: np.intp, pose: int, image: UInt8Array
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Top left and (exclusive) bottom right px of the part that holds the annotated box and the predicted pose."""
     left, top, width, height = truth.boxes_xywh[person]
-    points = np.where(shown[:, None], keypoints, np.nan)
+    corners = np.array([[left, top], [left + width, top + height]])
+    if pose >= 0:
+        corners = np.concatenate([corners, poses.keypoints[pose]])
+    limits = np.array(image.shape[1::-1])
+    corners = np.clip(corners, 0, limits - 1)
     margin = _MARGIN * max(width, height)
-    low = np.floor(np.array([left, top]) - margin).astype(int).clip(0)
-    high = np.ceil(np.array([left + width, top + height]) + margin).astype(int)
-    high = np.maximum(np.minimum(high, image.shape[1::-1]), low + 1)
-    region = np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]])
-    if region.size == 0:  # an annotated box outside of the picture
-        region, low = image, np.zeros(2, int)
-    scale = _HEIGHT_PX / region.shape[0]
-    size = (min(max(1, round(region.shape[1] * scale)), 3 * _HEIGHT_PX), _HEIGHT_PX)
-    stretch = np.array(size) / region.shape[1::-1]
-    enlarged = np.asarray(
-        cv2.resize(region, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR), np.uint8
-    )
-    # pixel centres: (x + 0.5) stretch - 0.5
-    moved = (np.nan_to_num(points - low, nan=-1.0) + 0.5) * stretch - 0.5
+    low = np.clip(np.floor(corners.min(axis=0) - margin), 0, limits - 1).astype(np.intp)
+    high = np.clip(np.ceil(corners.max(axis=0) + margin), low + 1, limits).astype(np.intp)
+    return low, high
+
+
+def _draw(
+    image: UInt8Array,
+    region: tuple[NDArray[np.intp], NDArray[np.intp]],
+    truth: Annotations,
+    keypoints: NDArray[np.float64],
+    shown: NDArray[np.bool_],
+) -> UInt8Array:
+    """One pose on a part of the picture, `_HEIGHT_PX` high, black beside a narrow one."""
+    low, high = region
+    part = np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]])
+    scale = min(_HEIGHT_PX / part.shape[0], _MAX_WIDTH_PX / part.shape[1])
+    size_wh = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
+    resized = cv2.resize(part, size_wh, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    panel = np.zeros((_HEIGHT_PX, max(size_wh[0], _MIN_WIDTH_PX), 3), np.uint8)
+    panel[: size_wh[1], : size_wh[0]] = resized
+    # pixel centres: (x + 0.5) scale - 0.5
+    moved = (keypoints - low + 0.5) * (np.array(size_wh) / part.shape[1::-1]) - 0.5
     pose = Poses(
-        moved[None],
+        moved[None].astype(np.float32),
         shown[None].astype(np.float32),
         np.full((1, len(shown), 2), np.nan, np.float32),
-        Boxes.from_xywh([[*((np.array([left, top]) - low) * stretch), width * stretch[0], height * stretch[1]]]),
+        Boxes.from_xyxy([[0, 0, *size_wh]]),
         truth.skeleton,
         "",
-        (size[1], size[0]),
+        (panel.shape[0], panel.shape[1]),
     )
-    return draw_poses(enlarged, pose, min_score=0.5)
+    return draw_poses(panel, pose, min_score=0.5)
 
 
-def _write(panel: UInt8Array, text: str) -> None:
-    for thickness, colour in ((3, (0, 0, 0)), (1, (255, 255, 255))):
-        cv2.putText(panel, text, (8, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thickness, cv2.LINE_AA)
+def _captioned(panel: UInt8Array, text: str) -> UInt8Array:
+    """The panel with a line of text above it."""
+    bar = np.zeros((_BAR_PX, panel.shape[1], 3), np.uint8)
+    cv2.putText(bar, text, (8, _BAR_PX - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+    return np.concatenate([bar, panel])
 
 
 def _save(panel: UInt8Array, path: Path) -> None:
