@@ -216,4 +216,104 @@ COCO17 = Skeleton(
     ),
 )
 
-SKELETONS: dict[str, Skeleton] = {COCO17.name: COCO17}
+# LSP and MPII never published OKS sigmas: COCO's of the same joint; neck and head as CrowdPose; MPII's pelvis as a hip,
+# its thorax as a shoulder.
+_SIGMA_OF = {
+    "shoulder": 0.079,
+    "elbow": 0.072,
+    "wrist": 0.062,
+    "hip": 0.107,
+    "knee": 0.087,
+    "ankle": 0.089,
+    "neck": 0.079,
+    "upper_neck": 0.079,
+    "head": 0.079,
+    "head_top": 0.079,
+    "thorax": 0.079,
+    "pelvis": 0.107,
+}
+
+
+def _with_usual_sigmas(
+    name: str,
+    keypoint_names: tuple[str, ...],
+    edges: tuple[tuple[int, int], ...],
+    flip_pairs: tuple[tuple[int, int], ...],
+) -> Skeleton:
+    sigmas = tuple(_SIGMA_OF[n.removeprefix("left_").removeprefix("right_")] for n in keypoint_names)
+    return Skeleton(name, keypoint_names, edges, flip_pairs, sigmas)
+
+
+LSP14 = _with_usual_sigmas(
+    "lsp14",
+    (
+        "right_ankle",
+        "right_knee",
+        "right_hip",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "right_wrist",
+        "right_elbow",
+        "right_shoulder",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+        "neck",
+        "head_top",
+    ),
+    edges=((0, 1), (1, 2), (3, 4), (4, 5), (2, 3), (6, 7), (7, 8), (9, 10), (10, 11), (8, 12), (9, 12), (12, 13))
+    + ((2, 8), (3, 9)),
+    flip_pairs=((5, 0), (4, 1), (3, 2), (11, 6), (10, 7), (9, 8)),
+)
+
+MPII16 = _with_usual_sigmas(
+    "mpii16",
+    (
+        "right_ankle",
+        "right_knee",
+        "right_hip",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "pelvis",
+        "thorax",
+        "upper_neck",
+        "head_top",
+        "right_wrist",
+        "right_elbow",
+        "right_shoulder",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+    ),
+    edges=((0, 1), (1, 2), (2, 6), (3, 6), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9), (10, 11), (11, 12), (12, 7))
+    + ((7, 13), (13, 14), (14, 15)),
+    flip_pairs=((5, 0), (4, 1), (3, 2), (15, 10), (14, 11), (13, 12)),
+)
+
+# Li et al., CrowdPose, CVPR 2019; its sigmas are those of the CrowdPose API
+CROWDPOSE14 = _with_usual_sigmas(
+    "crowdpose14",
+    (
+        "left_shoulder",
+        "right_shoulder",
+        "left_elbow",
+        "right_elbow",
+        "left_wrist",
+        "right_wrist",
+        "left_hip",
+        "right_hip",
+        "left_knee",
+        "right_knee",
+        "left_ankle",
+        "right_ankle",
+        "head",
+        "neck",
+    ),
+    edges=((10, 8), (8, 6), (11, 9), (9, 7), (6, 7), (0, 6), (1, 7), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (12, 13))
+    + ((0, 13), (1, 13)),
+    flip_pairs=((0, 1), (2, 3), (4, 5), (6, 7), (8, 9), (10, 11)),
+)
+
+SKELETONS: dict[str, Skeleton] = {s.name: s for s in (COCO17, LSP14, MPII16, CROWDPOSE14)}
