@@ -46,8 +46,10 @@ def gaussian_targets(
 def softmax(logits: ArrayLike) -> Float32Array:
     """Softmax over the last axis, float32, safe for large values."""
     logits = np.asarray(logits, np.float32)
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+    values = logits - logits.max(axis=-1, keepdims=True)
+    np.exp(values, out=values)
+    values /= values.sum(axis=-1, keepdims=True)
+    return values
 
 
 def axis_peaks(logits: ArrayLike) -> Float32Array:
@@ -91,7 +93,10 @@ def mass_within(probabilities: Float32Array, positions_bins: ArrayLike, half_wid
     """(...,) probability mass within +-half_width of a position; a bin counts by the part that lies inside."""
     bins = np.arange(probabilities.shape[-1], dtype=np.float32)
     reach = np.asarray(half_width_bins, np.float32)[..., None] + np.float32(0.5)
-    overlap = np.clip(reach - np.abs(bins - np.asarray(positions_bins, np.float32)[..., None]), 0, 1)
+    overlap = bins - np.asarray(positions_bins, np.float32)[..., None]
+    np.abs(overlap, out=overlap)
+    np.subtract(reach, overlap, out=overlap)
+    np.clip(overlap, 0, 1, out=overlap)
     return np.einsum("...i,...i->...", probabilities, overlap)
 
 
@@ -249,7 +254,8 @@ class SimCC:
                 position = parabola_refine(logits, peak, max(2, round(blur)))
             probabilities = softmax(logits)
             bins = np.arange(logits.shape[-1], dtype=np.float32)
-            squares = (bins - position[..., None].astype(np.float32)) ** 2
+            squares = bins - position[..., None].astype(np.float32)
+            squares *= squares
             variance = np.einsum("...i,...i->...", probabilities, squares)
             blur2 = blur**2 if self.targets == "gaussian" else 0.0
             positions.append(position / self.split_ratio)
