@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,6 +35,9 @@ from ebapose.inference.runtime import (
 )
 from ebapose.models.registry import list_models
 from ebapose.structures import Boxes, Frame, ImageLike, Poses, UInt8Array
+
+if TYPE_CHECKING:
+    from ebapose.tracking.stream import TrackedVideo
 
 # bfloat16 is used only where it moves keypoints by less than this on average (crop px).
 BFLOAT16_TOLERANCE_PX = 0.1
@@ -190,6 +193,47 @@ class Predictor:
         self._run(crops, owners)
         for job in jobs:
             yield self._finish(job)
+
+    def track(
+        self,
+        source: str | Path | int | BinaryIO,
+        *,
+        smooth: bool = True,
+        detect_every_s: float | None = None,
+        fps: float | None = None,
+        live: bool | None = None,
+    ) -> TrackedVideo:
+        """Poses of every frame of a video, with identities over time; lazily, frame by frame.
+
+            for frame, poses in predictor.track("clip.mp4"):
+                print(frame.time_s, poses.track_ids, poses.keypoints)
+
+        Args:
+            source: a video file, the number of a camera, an address (rtsp://, http://), a folder of numbered pictures,
+                "-" for standard input, or an open binary file.
+            smooth: filter the keypoints over time; see `ebapose.tracking.smoothing`.
+            detect_every_s: look for persons at least that often, in between boxes follow their poses; 0: every frame.
+            fps: frames per s of a folder of pictures.
+            live: drop frames that come too fast; by default for cameras and endless streams.
+
+        Returns:
+            An iterator of (`Frame`, `Poses` with `track_ids`). It releases the source at the end, when it is closed or
+            left as a context manager, and when nobody holds it any more.
+
+        Raises:
+            InputError: the source cannot be read.
+        """
+        from ebapose.io.video import open_video
+        from ebapose.tracking.smoothing import SmoothingOptions
+        from ebapose.tracking.stream import DETECT_EVERY_S, TrackedVideo
+
+        return TrackedVideo(
+            open_video(source, fps=fps, live=live),
+            self.detector,
+            self,
+            detect_every_s=DETECT_EVERY_S if detect_every_s is None else detect_every_s,
+            smoothing=SmoothingOptions() if smooth else None,
+        )
 
     def _find_persons(self, frame: Frame, given: Boxes | None) -> _Job:
         start = time.perf_counter()

@@ -1,0 +1,203 @@
+"""Reading video with PyAV; `ebapose.io.video` chooses it where it is installed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from fractions import Fraction
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ebapose.errors import InputError
+from ebapose.io.video import (
+    DEFAULT_FPS,
+    OPEN_TIMEOUT_S,
+    READ_TIMEOUT_S,
+    ReadCounts,
+    VideoInfo,
+    check_size,
+    reconnecting,
+)
+from ebapose.structures import UInt8Array
+
+_Timed = tuple[UInt8Array, float]
+_logger = logging.getLogger(__name__)
+
+# What FFmpeg does when a connection is slow or breaks; options that do not fit a protocol are ignored.
+_ADDRESS_OPTIONS = {"rtsp_transport": "tcp", "reconnect": "1", "reconnect_delay_max": "8"}
+_LIVE_OPTIONS = {"rtsp_transport": "tcp", "fflags": "nobuffer", "flags": "low_delay"}
+_LIVE_PROTOCOLS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "udp://", "rtp://", "srt://")
+
+
+def open_with_av(
+    av: ModuleType, source: Any, name: str, counts: ReadCounts, live: bool | None, *, is_address: bool
+) -> tuple[VideoInfo, Iterator[_Timed]]:
+    """The video's description and its frames; see `ebapose.io.video.open_video`.
+
+    Raises:
+        InputError: it cannot be opened, holds no video, or not one frame can be decoded.
+    """
+    if live is None and is_address and source.startswith(_LIVE_PROTOCOLS):
+        live = True
+    container = _open_container(av, source, name, is_address, bool(live))
+    if live is None:
+        live = is_address and container.duration is None
+    try:
+        stream = _video_stream(av, container, name)
+        frames = _frames(av, container, stream, name, counts, bool(live))
+        first = next(frames, None)
+        if first is None:
+            raise InputError(f"{name}: no frame of this video can be decoded ({_codec(stream)})")
+    except BaseException:
+        container.close()
+        raise
+    turned = _quarter_turns(first) % 2 == 1
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    check_size(name, first.width, first.height)
+    info = VideoInfo(
+        name=name,
+        hw=(first.width, first.height) if turned else (first.height, first.width),
+        fps=_rate(stream),
+        num_frames=0 if live else int(stream.frames or 0),
+        live=live,
+        pixel_aspect=float(1 / aspect if turned else aspect) if aspect > 0 else 1.0,
+        has_audio=len(container.streams.audio) > 0,
+        codec=_codec(stream),
+    )
+    images = _images(container, stream, first, frames, info, counts)
+    if not (live and is_address):
+        return info, images
+
+    def connect() -> Iterator[_Timed]:
+        return open_with_av_once(av, source, name, counts)
+
+    return info, reconnecting(connect, images, name, counts)
+
+
+def open_with_av_once(av: ModuleType, source: str, name: str, counts: ReadCounts) -> Iterator[_Timed]:
+    """Connect to a live stream and give its frames until it breaks off. Raises InputError."""
+    container = _open_container(av, source, name, is_address=True, live=True)
+    try:
+        stream = _video_stream(av, container, name)
+        frames = _frames(av, container, stream, name, counts, live=True)
+        first = next(frames, None)
+        if first is None:
+            raise InputError(f"{name}: it sends no frames")
+    except BaseException:
+        container.close()
+        raise
+    return _images(container, stream, first, frames, VideoInfo(name, (0, 0), _rate(stream), live=True), counts)
+
+
+def _open_container(av: ModuleType, source: Any, name: str, is_address: bool, live: bool) -> Any:
+    options = (_LIVE_OPTIONS if live else _ADDRESS_OPTIONS) if is_address else {}
+    timeout = (OPEN_TIMEOUT_S, READ_TIMEOUT_S) if is_address else None
+    try:
+        return av.open(source, options=options, timeout=timeout, metadata_errors="replace")
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file") from None
+    except PermissionError:
+        raise InputError(f"{name}: no permission to read it") from None
+    except av.error.InvalidDataError:
+        raise InputError(f"{name}: not a video that can be read, or cut off before its index") from None
+    except EOFError:
+        raise InputError(f"{name}: the file is empty or cut off") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: cannot be opened ({_reason(error)})") from None
+
+
+def _video_stream(av: ModuleType, container: Any, name: str) -> Any:
+    # Cover pictures of sound files are video streams too, with one frame
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        raise InputError(f"{name}: there is no video in it")
+    if streams[0].codec_context is None:
+        raise InputError(f"{name}: its video codec is unknown here")
+    check_size(name, streams[0].codec_context.width or 1, streams[0].codec_context.height or 1)
+    return streams[0]
+
+
+def _frames(av: ModuleType, container: Any, stream: Any, name: str, counts: ReadCounts, live: bool) -> Iterator[Any]:
+    """Decoded frames; damaged packets and frames are counted, and what cannot be read any further ends it."""
+    stream.thread_type = "SLICE" if live else "AUTO"  # frame threads hold frames back
+    packets = container.demux(stream)  # ends with an empty packet, which makes the decoder give what it still holds
+    broken = False
+    while not broken:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return
+        except av.error.FFmpegError as error:  # a broken connection, a file that was cut off
+            if live:
+                raise InputError(f"{name}: {_reason(error)}") from None
+            _logger.warning("%s: cannot be read to its end (%s)", name, _reason(error))
+            packet, broken = None, True
+        try:
+            decoded = stream.codec_context.decode(packet)
+        except av.error.FFmpegError:
+            counts.corrupt += 1
+            continue
+        for frame in decoded:
+            if frame.is_corrupt:
+                counts.corrupt += 1
+            else:
+                yield frame
+
+
+def _images(
+    container: Any, stream: Any, first: Any, frames: Iterator[Any], info: VideoInfo, counts: ReadCounts
+) -> Iterator[_Timed]:
+    """Upright RGB pictures with growing time stamps in s; closes the container at the end."""
+    start = first.time if info.live else (container.start_time or 0) / 1_000_000
+    last = -1 / info.fps
+    number = 0
+    damaged_before = counts.corrupt
+    try:
+        frame: Any = first
+        while frame is not None:
+            stamp = frame.time
+            time_s = last + 1 / info.fps if stamp is None else float(stamp) - float(start or 0)
+            if time_s <= last:  # broken time stamps: some streams begin again from 0
+                time_s = last + 1 / info.fps
+            last = time_s
+            yield _to_rgb(frame), max(0.0, time_s)
+            number += 1
+            frame = next(frames, None)
+    finally:
+        container.close()
+    missing = info.num_frames - number - (counts.corrupt - damaged_before)
+    if missing > max(2, info.num_frames // 50):  # headers are off by one or two often enough
+        counts.missing = missing
+        _logger.warning("%s: the file ends early, %d of %d frames are there", info.name, number, info.num_frames)
+
+
+def _to_rgb(frame: Any) -> UInt8Array:
+    """RGB uint8 (H, W, 3), upright, alpha composited on white."""
+    if any(component.is_alpha for component in frame.format.components):
+        rgba = frame.to_ndarray(format="rgba")
+        alpha = rgba[:, :, 3:].astype(np.uint16)
+        image = ((rgba[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    else:
+        image = frame.to_ndarray(format="rgb24")
+    turns = _quarter_turns(frame)
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+def _quarter_turns(frame: Any) -> int:
+    """How often the picture must be turned counter-clockwise by 90 deg to be upright."""
+    return round(frame.rotation / 90) % 4
+
+
+def _rate(stream: Any) -> float:
+    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+    return float(rate) if rate and 0 < rate <= 1000 else DEFAULT_FPS
+
+
+def _codec(stream: Any) -> str:
+    return str(stream.codec_context.codec.name) if stream.codec_context is not None else "unknown codec"
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or error).splitlines()[0]

@@ -1,0 +1,1 @@
+"""Poses over time: identities, smoothing, and the loop that walks through a video."""

@@ -1,0 +1,132 @@
+"""Walking through a video: detect now and then, follow in between, identify, smooth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import numpy as np
+
+from ebapose.geometry import boxes as box_geometry
+from ebapose.io.video import ReadCounts, VideoInfo, VideoReader
+from ebapose.structures import Boxes, Frame, Poses
+from ebapose.tracking.smoothing import Smoother, SmoothingOptions
+from ebapose.tracking.tracker import Tracker, TrackerOptions
+
+Detect = Callable[[Frame], Boxes]
+Estimate = Callable[[Frame, Boxes], Poses]
+
+DETECT_EVERY_S = 0.1  # see docs/video.md for what it costs
+
+
+@dataclass
+class TrackCounts:
+    """What a walk through a video did so far.
+
+    Attributes:
+        frames: given to the caller.
+        detections: frames that the detector looked at.
+        persons: poses in all frames.
+        identities: different track ids.
+        reading: what went wrong while reading.
+        latencies_s: of the newest 300 frames, from the arrival of the frame to its poses.
+    """
+
+    reading: ReadCounts
+    frames: int = 0
+    detections: int = 0
+    persons: int = 0
+    identities: set[int] = field(default_factory=set)
+    latencies_s: list[float] = field(default_factory=list)
+
+    @property
+    def latency_s(self) -> float:
+        """Median of `latencies_s`, 0 before the first frame."""
+        return float(np.median(self.latencies_s)) if self.latencies_s else 0.0
+
+
+class TrackedVideo:
+    """Iterator over (frame, poses with track ids); lazy, closes its source at the end, a context manager.
+
+    Made by `Predictor.track`.
+
+    Attributes:
+        info: of the video.
+        counts: what happened so far.
+    """
+
+    def __init__(
+        self,
+        reader: VideoReader,
+        detect: Detect,
+        estimate: Estimate,
+        *,
+        detect_every_s: float = DETECT_EVERY_S,
+        tracker: TrackerOptions | None = None,
+        smoothing: SmoothingOptions | None = None,
+    ) -> None:
+        self.info: VideoInfo = reader.info
+        self.reader = reader
+        self.counts = TrackCounts(reader.counts)
+        self._detect, self._estimate = detect, estimate
+        self._detect_every_s = detect_every_s
+        self._tracker = Tracker(tracker)
+        self._smoother = None if smoothing is None else Smoother(smoothing)
+        self._pairs = self._walk()
+
+    def __iter__(self) -> Iterator[tuple[Frame, Poses]]:
+        return self
+
+    def __next__(self) -> tuple[Frame, Poses]:
+        return next(self._pairs)
+
+    def close(self) -> None:
+        """Release the source."""
+        self._pairs.close()
+        self.reader.close()
+
+    def __enter__(self) -> TrackedVideo:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def since_arrival_s(self) -> float:
+        """s since the last frame arrived: the latency, when called after drawing it."""
+        return time.monotonic() - self.reader.arrived_s
+
+    def _walk(self) -> Iterator[tuple[Frame, Poses]]:
+        detected_s = -np.inf
+        with self.reader:
+            for frame in self.reader:
+                now_s = frame.time_s or 0.0
+                # half a frame of tolerance: time stamps are rounded
+                due = now_s - detected_s >= self._detect_every_s - 0.5 / self.info.fps
+                if due or self._tracker.needs_detection:
+                    detected_s = now_s
+                    self.counts.detections += 1
+                    boxes = self._tracker.steady(inside(self._detect(frame), frame), now_s)
+                    poses = self._tracker.update(self._estimate(frame, boxes), now_s)
+                else:
+                    boxes = self._tracker.expected(now_s, frame.hw)
+                    poses = self._tracker.follow(self._estimate(frame, boxes), now_s)
+                if self._smoother is not None:
+                    poses = self._smoother(poses, now_s)
+                assert poses.track_ids is not None
+                self.counts.frames += 1
+                self.counts.persons += len(poses)
+                self.counts.identities.update(poses.track_ids.tolist())
+                self.counts.latencies_s = [*self.counts.latencies_s[-299:], self.since_arrival_s()]
+                yield frame, poses
+
+
+def inside(boxes: Boxes, frame: Frame) -> Boxes:
+    """The boxes that have an area and touch the picture."""
+    return boxes[box_geometry.area(box_geometry.clip(boxes.xyxy, frame.hw)) > 0]
