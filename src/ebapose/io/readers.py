@@ -75,9 +75,9 @@ def read_poses_json(path: str | Path) -> list[ImagePoses]:
 def _image_poses(entry: Mapping[str, Any], skeleton: Skeleton, model: str) -> ImagePoses:
     persons = entry["persons"]
     num, k = len(persons), skeleton.num_keypoints
-    values = np.array([p["keypoints"] for p in persons], dtype=np.float32).reshape(num, -1, 5)  # null becomes NaN
-    if num and values.shape[1] != k:
-        raise ValueError(f"{values.shape[1]} keypoints, the skeleton has {k}")
+    values = np.array([p["keypoints"] for p in persons], dtype=np.float32)  # null becomes NaN
+    if num and values.shape != (num, k, 5):
+        raise ValueError(f"keypoints of shape {values.shape[1:]}, ({k}, 5) expected")
     values = values.reshape(num, k, 5)
     track_ids = [p.get("track_id") for p in persons]
     tracked = [t for t in track_ids if t is not None]

@@ -1,0 +1,147 @@
+"""Box, id and pose files: read where they are right, refused in one line where they are not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ebapose.errors import InputError
+from ebapose.io.readers import find_boxes, image_id_from_name, read_detections, read_image_ids, read_poses_json
+
+
+def put(path: Path, data: Any) -> Path:
+    path.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
+    return path
+
+
+def test_detections(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    entries = [
+        {"image_id": 5, "category_id": 1, "bbox": [10, 20, 30, 40], "score": 0.5},
+        {"image_id": 5, "bbox": [1, 2, 0, 4]},  # no area: the predictor's concern
+        {"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1], "score": 1},  # not a person
+        {"image_id": 6, "category_id": 1, "bbox": [None, 0, 1, 1], "score": 1},
+        {"image_id": 6, "category_id": 1, "bbox": [0, 0, -1, 1], "score": 1},
+        {"file_name": "a/b.jpg", "bbox": [0.5, 0, 1, 1], "score": 1},
+    ]
+    found = read_detections(put(tmp_path / "d.json", entries))
+    assert set(found) == {5, "a/b.jpg"}
+    np.testing.assert_array_equal(found[5].xyxy, [[10, 20, 40, 60], [1, 2, 1, 6]])
+    np.testing.assert_array_equal(found[5].scores, [0.5, 1])
+    assert len(caplog.messages) == 1
+    assert "2 boxes" in caplog.messages[0]
+
+
+def test_annotations_as_boxes(tmp_path: Path) -> None:
+    data = {
+        "images": [{"id": 1, "file_name": "x/1.jpg"}, {"id": 2, "file_name": "x/2.jpg"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 6], "iscrowd": 0},
+            {"image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 60], "iscrowd": 1},
+        ],
+    }
+    found = read_detections(put(tmp_path / "gt.json", data))
+    assert {name: len(boxes) for name, boxes in found.items()} == {"x/1.jpg": 1, "x/2.jpg": 0}
+
+
+def test_find_boxes(tmp_path: Path) -> None:
+    entries = [
+        {"image_id": 397133, "bbox": [0, 0, 1, 1]},
+        {"image_id": "stem", "bbox": [0, 0, 2, 2]},
+        {"file_name": "a/b.jpg", "bbox": [0, 0, 3, 3]},
+    ]
+    boxes = read_detections(put(tmp_path / "d.json", entries))
+
+    def width(name: str) -> float | None:
+        found = find_boxes(boxes, name)
+        return None if found is None else float(found.xyxy[0, 2])
+
+    assert width("val2017/000000397133.jpg") == 1
+    assert width("/x/stem.png") == 2
+    assert width("/data/a/b.jpg") == 3
+    assert width("b.jpg") is None
+    assert width("000000000001.jpg") is None
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ("not json", "not JSON (line 1"),
+        ("[" * 100_000, "not JSON"),
+        ({"a": 1}, "neither a list of COCO detections nor COCO annotations"),
+        ([1], "entry 0: an object expected"),
+        ([{"bbox": [0, 0, 1, 1]}], "entry 0: image_id (a number) or file_name (a text) expected, found None"),
+        ([{"image_id": 1}], "entry 0: bbox: 4 numbers expected, found None"),
+        ([{"image_id": 1, "bbox": [1, 2, 3]}], "entry 0: bbox: 4 numbers expected"),
+        ([{"image_id": 1, "bbox": [1, 2, 3, "x"]}], "entry 0: bbox: 4 numbers expected"),
+        ([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": "high"}], "entry 0: score: a number expected"),
+        ([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 87}], "entry 0: score 87 does not lie in 0..1"),
+        ({"images": {}, "annotations": []}, '"images" must be a list'),
+        ({"images": [{"id": 1}], "annotations": []}, "image 0: file_name and id"),
+        (
+            {"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 2, "bbox": [0, 0, 1, 1]}]},
+            "entry 0: image_id 2 is not among the images",
+        ),
+    ],
+)
+def test_wrong_detections(tmp_path: Path, data: Any, why: str) -> None:
+    path = put(tmp_path / "d.json", data)
+    with pytest.raises(InputError) as error:
+        read_detections(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert why in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    for read in (read_detections, read_image_ids, read_poses_json):
+        with pytest.raises(InputError, match="no such file"):
+            read(tmp_path / "none.json")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not JSON"):
+        read_detections(tmp_path / "bytes.json")
+
+
+def test_image_ids(tmp_path: Path) -> None:
+    assert image_id_from_name("x9/COCO_val2014_000000397133.jpg") == 397133
+    with pytest.raises(InputError, match="no digits"):
+        image_id_from_name("dir12/photo.jpg")
+    images = [{"file_name": n, "id": i} for i, n in enumerate(["a/x.jpg", "b/x.jpg", "c/y.jpg"], 10)]
+    ids = read_image_ids(put(tmp_path / "ann.json", {"images": images}))
+    assert ids("/root/b/x.jpg") == 11
+    assert ids("elsewhere/y.jpg") == 12
+    with pytest.raises(InputError, match=r"x\.jpg stands more than once in"):
+        ids("x.jpg")
+    with pytest.raises(InputError, match="no such file_name in"):
+        ids("z.jpg")
+    with pytest.raises(InputError, match="not a COCO annotations file"):
+        read_image_ids(put(tmp_path / "list.json", []))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"format": "other"}, "not a poses file"),
+        ({"version": 2}, "version 2 of the poses format, this program reads 1"),
+        ({"skeleton": None}, "skeleton or model is missing or wrong"),
+        ({"images": 5}, '"images" must be a list'),
+        ({"images": [{}]}, "image 0: 'persons' is missing"),
+        (
+            {"images": [{"persons": [{"keypoints": [[1, 2, 0.5, 1, 1]]}]}]},
+            "image 0: keypoints of shape (1, 5)",
+        ),
+        ({"images": [{"persons": [{"keypoints": [[1, 2]]}]}]}, "image 0: "),
+        ({"images": [{"persons": [{"keypoints": "text"}]}]}, "image 0: "),
+    ],
+)
+def test_wrong_poses(tmp_path: Path, change: dict[str, Any], why: str) -> None:
+    skeleton = {"name": "two", "keypoint_names": ["a", "b"], "edges": [], "flip_pairs": [], "sigmas": [1, 1]}
+    data = {"format": "ebapose-poses", "version": 1, "model": "m", "skeleton": skeleton, "images": [{}], **change}
+    path = put(tmp_path / "p.json", data)
+    with pytest.raises(InputError) as error:
+        read_poses_json(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert why in str(error.value)

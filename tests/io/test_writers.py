@@ -1,0 +1,362 @@
+"""Outputs: what they hold, that they are whole after any interruption, and that memory stays bounded."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import sys
+import tracemalloc
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ebapose.errors import EbaposeError, InputError, MissingDependencyError, UsageError
+from ebapose.io import writers
+from ebapose.io.readers import read_image_ids, read_poses_json
+from ebapose.io.sources import read_frames
+from ebapose.io.writers import COLUMNS, FILE_NAMES, FORMATS, PoseWriter
+from ebapose.skeleton import COCO17
+from ebapose.structures import Boxes, Poses
+from poses_factory import make_frame, make_poses
+
+ALL = ("json", "coco", "csv", "parquet")
+
+
+def draw(image: np.ndarray, poses: Poses) -> np.ndarray:
+    """A drawing that is easy to recognise: red."""
+    drawn = image.copy()
+    drawn[:] = (250, 0, 0)
+    return drawn
+
+
+def load(folder: Path, name: str) -> Any:
+    return json.loads((folder / FILE_NAMES[name]).read_text(encoding="utf-8"))
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((folder / "poses.csv").read_text(encoding="utf-8"))))
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.name.startswith(".")]
+
+
+def validate(data: Any) -> None:
+    schema = json.loads(resources.files("ebapose.io").joinpath("poses.schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.Draft202012Validator(schema).validate(data)
+
+
+def assert_same(found: Poses, expected: Poses) -> None:
+    np.testing.assert_allclose(found.keypoints, expected.keypoints, atol=6e-4, rtol=1e-6)
+    np.testing.assert_allclose(found.sigmas_px, expected.sigmas_px, atol=6e-4, rtol=1e-6)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+    np.testing.assert_allclose(found.boxes.xyxy, expected.boxes.xyxy, atol=6e-4, rtol=1e-6)
+    np.testing.assert_allclose(found.boxes.scores, expected.boxes.scores, atol=1e-6)
+    assert found.skeleton == expected.skeleton
+    assert (found.model, found.image_hw) == (expected.model, expected.image_hw)
+    np.testing.assert_equal(found.track_ids, expected.track_ids)
+
+
+def test_poses_json_follows_its_schema_and_reads_back(tmp_path: Path) -> None:
+    written = [
+        (make_frame("a/1.jpg"), make_poses(2)),
+        (make_frame("a/2.jpg"), make_poses(0)),
+        (make_frame("clip.mp4", index=3, time_s=0.1), make_poses(1, sigmas=False, track_ids=True)),
+    ]
+    with PoseWriter(tmp_path, ["json"]) as writer:
+        for frame, poses in written:
+            writer.write(frame, poses)
+        writer.write_failure("bad.jpg", InputError("bad.jpg: empty"))
+    data = load(tmp_path, "json")
+    validate(data)
+    assert data["failed"] == [{"file": "bad.jpg", "error": "bad.jpg: empty"}]
+    assert data["images"][2]["persons"][0]["keypoints"][0][3:] == [None, None]  # NaN is not JSON
+    read = read_poses_json(tmp_path / "poses.json")
+    assert [(r.file, r.index, r.time_s) for r in read] == [
+        ("a/1.jpg", 0, None),
+        ("a/2.jpg", 0, None),
+        ("clip.mp4", 3, 0.1),
+    ]
+    for entry, (_, poses) in zip(read, written, strict=True):
+        assert_same(entry.poses, poses)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 3), st.integers(0, 2**32 - 1), st.sampled_from([1e-3, 1.0, 1e3, 1e5]), st.data())
+def test_json_round_trip_of_anything(
+    tmp_path_factory: pytest.TempPathFactory, num: int, seed: int, scale: float, data: st.DataObject
+) -> None:
+    rng = np.random.default_rng(seed)
+    sigmas = rng.uniform(0, scale, (num, 17, 2))
+    sigmas[rng.uniform(size=sigmas.shape) < 0.2] = np.nan
+    poses = Poses(
+        rng.normal(size=(num, 17, 2)) * scale,
+        rng.integers(0, 5, (num, 17)) / 4,
+        sigmas,
+        Boxes.from_xyxy(np.sort(rng.normal(size=(num, 2, 2)) * scale, axis=1).reshape(num, 4), rng.uniform(size=num)),
+        COCO17,
+        data.draw(st.text(st.characters(codec="utf-8"))),
+        (data.draw(st.integers(1, 9999)), 7),
+        rng.integers(0, 2**53, num) if num else None,
+    )
+    name = data.draw(st.text(st.characters(codec="utf-8"), min_size=1))
+    folder = tmp_path_factory.mktemp("out")
+    with PoseWriter(folder, ["json"]) as writer:
+        writer.write(make_frame(name), poses)
+    validate(load(folder, "json"))
+    (entry,) = read_poses_json(folder / "poses.json")
+    assert entry.file == name
+    assert_same(entry.poses, poses)
+
+
+def test_coco_results(tmp_path: Path) -> None:
+    poses = make_poses(2)
+    with PoseWriter(tmp_path, ["coco"]) as writer:
+        writer.write(make_frame("val/COCO_val2014_000000397133.jpg"), poses)
+        writer.write(make_frame("000000000042.jpg"), make_poses(0))
+        writer.write(make_frame("7.png"), make_poses(1))
+    results = load(tmp_path, "coco")
+    assert [r["image_id"] for r in results] == [397133, 397133, 7]
+    assert {r["category_id"] for r in results} == {1}
+    first = results[0]
+    keypoints = np.array(first["keypoints"]).reshape(17, 3)
+    np.testing.assert_allclose(keypoints[:, :2], poses.keypoints[0], atol=6e-4)
+    np.testing.assert_allclose(keypoints[:, 2], poses.scores[0], atol=1e-6)
+    np.testing.assert_allclose(first["bbox"], poses.boxes.xywh[0], atol=2e-3)
+    assert first["score"] == pytest.approx(poses.pose_scores[0], abs=1e-6)
+
+
+def test_coco_results_are_what_pycocotools_reads(tmp_path: Path) -> None:
+    coco_module = pytest.importorskip("pycocotools.coco")
+    with PoseWriter(tmp_path, ["coco"]) as writer:
+        writer.write(make_frame("12.jpg"), make_poses(2))
+    coco = coco_module.COCO()
+    coco.dataset = {"images": [{"id": 12}], "annotations": [], "categories": [{"id": 1}], "info": {}}
+    coco.createIndex()
+    assert len(coco.loadRes(str(tmp_path / "coco_results.json")).anns) == 2
+
+
+def test_coco_ids_must_exist_and_be_unique(tmp_path: Path) -> None:
+    with PoseWriter(tmp_path, ["coco", "json", "csv"]) as writer:
+        writer.write(make_frame("a/0012.jpg"), make_poses(1))
+        with pytest.raises(InputError, match=r"photo\.jpg: .* no digits"):
+            writer.write(make_frame("photo.jpg"), make_poses(1))
+        with pytest.raises(InputError, match=r"b/12\.jpg: COCO image id 12 was already used for a/0012\.jpg"):
+            writer.write(make_frame("b/12.jpg"), make_poses(1))
+        with pytest.raises(InputError, match="not for video frames"):
+            writer.write(make_frame("clip2.mp4", time_s=0.0), make_poses(1))
+    assert len(load(tmp_path, "coco")) == 1
+    assert len(load(tmp_path, "json")["images"]) == 4  # the other outputs have them nevertheless
+    assert len(rows_of(tmp_path)) == 4 * 17
+
+
+def test_coco_ids_from_annotations(tmp_path: Path) -> None:
+    annotations = tmp_path / "ann.json"
+    annotations.write_text(json.dumps({"images": [{"file_name": "s/photo.jpg", "id": 5}], "annotations": []}))
+    with PoseWriter(tmp_path, ["coco"], image_id=read_image_ids(annotations)) as writer:
+        writer.write(make_frame("/data/s/photo.jpg"), make_poses(1))
+        with pytest.raises(InputError, match=r"other\.jpg: no such file_name in .*ann\.json"):
+            writer.write(make_frame("other.jpg"), make_poses(1))
+    assert [r["image_id"] for r in load(tmp_path, "coco")] == [5]
+
+
+def test_csv_and_parquet_hold_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(writers, "_PARQUET_ROWS", 20)
+    with PoseWriter(tmp_path, ["csv", "parquet"]) as writer:
+        writer.write(make_frame('comma, "quote"\nüñ.jpg'), make_poses(2, track_ids=True))
+        writer.write(make_frame("empty.jpg"), make_poses(0))
+        writer.write(make_frame("clip.mp4", index=9, time_s=0.3), make_poses(1, sigmas=False, seed=3))
+    rows = rows_of(tmp_path)
+    table = parquet.read_table(tmp_path / "poses.parquet")
+    assert tuple(rows[0]) == tuple(table.column_names) == COLUMNS
+    assert len(rows) == table.num_rows == 3 * 17
+    assert rows[0]["file"] == 'comma, "quote"\nüñ.jpg'
+    assert [rows[0]["track_id"], rows[17]["track_id"], rows[-1]["track_id"]] == ["7", "8", ""]
+    assert [rows[0]["keypoint"], rows[16]["keypoint"], rows[17]["person"]] == ["nose", "right_ankle", "1"]
+    assert (rows[-1]["frame"], rows[-1]["sigma_x"]) == ("9", "")
+    for row, record in zip(rows, table.to_pylist(), strict=True):
+        assert {k: "" if v is None else str(v) for k, v in record.items()} == row
+
+
+def test_overlays_keep_names_and_sub_folders(tmp_path: Path) -> None:
+    with PoseWriter(tmp_path / "out", ["overlay"], draw=draw) as writer:
+        writer.write(make_frame("in/a/x.v2.png", stem="a/x.v2"), make_poses())
+        writer.write(make_frame("clip.mp4", index=1, time_s=0.0, stem="clip/000001"), make_poses())
+        writer.write(make_frame("plain.tiff"), make_poses())
+    found = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.jpg"))
+    assert found == ["a/x.v2.jpg", "clip/000001.jpg", "plain.jpg"]
+    image = cv2.imread(str(tmp_path / "out" / "a" / "x.v2.jpg"))
+    np.testing.assert_allclose(image.mean(axis=(0, 1)), (0, 0, 250), atol=5)  # RGB in, RGB on disk
+
+
+def test_overlays_never_replace_the_original(tmp_path: Path) -> None:
+    original = tmp_path / "photo.jpg"
+    cv2.imwrite(str(original), np.zeros((48, 64, 3), np.uint8))
+    before = original.read_bytes()
+    with PoseWriter(tmp_path, ["overlay"], draw=draw) as writer:
+        for frame in read_frames(original):
+            writer.write(frame, make_poses())
+    assert original.read_bytes() == before
+    assert (tmp_path / "photo_pose.jpg").exists()
+
+
+@pytest.mark.parametrize("stem", ["../x", "a/../../x", "/etc/x"])
+def test_overlays_stay_in_their_folder(tmp_path: Path, stem: str) -> None:
+    writer = PoseWriter(tmp_path / "out", ["overlay"], draw=draw)
+    with pytest.raises(InputError, match="would lie outside"):
+        writer.write(make_frame("x.jpg", stem=stem), make_poses())
+
+
+def test_picture_too_long_for_jpeg(tmp_path: Path) -> None:
+    writer = PoseWriter(tmp_path, ["overlay"], draw=lambda _image, _poses: np.zeros((1, 70_000, 3), np.uint8))
+    with pytest.raises(InputError, match="cannot be written as JPEG"):
+        writer.write(make_frame("long.png"), make_poses())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_written_is_still_valid(tmp_path: Path) -> None:
+    PoseWriter(tmp_path, ALL).close()
+    data = load(tmp_path, "json")
+    validate(data)
+    assert data["images"] == load(tmp_path, "coco") == rows_of(tmp_path) == []
+    assert read_poses_json(tmp_path / "poses.json") == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_interruption_keeps_what_was_written(tmp_path: Path, error: type[BaseException]) -> None:
+    def work() -> None:
+        with PoseWriter(tmp_path, ALL) as writer:
+            for number in range(5):
+                if number == 3:
+                    raise error
+                writer.write(make_frame(f"{number}.jpg"), make_poses(1))
+
+    with pytest.raises(error):
+        work()
+    validate(load(tmp_path, "json"))
+    assert [i["file"] for i in load(tmp_path, "json")["images"]] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert [r["image_id"] for r in load(tmp_path, "coco")] == [0, 1, 2]
+    assert len(rows_of(tmp_path)) == 3 * 17
+    assert pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "poses.parquet").num_rows == 3 * 17
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("format_name", ["json", "coco", "csv"])
+def test_interruption_within_a_record(tmp_path: Path, format_name: writers.Format) -> None:
+    """Ctrl-C may strike when half of a record is on its way to the disk."""
+    writer = PoseWriter(tmp_path, [format_name])
+    writer.write(make_frame("1.jpg"), make_poses(1))
+    text_file = writer._outputs[0][0]._file  # type: ignore[attr-defined]
+    real = text_file._file
+
+    class HalfWay(io.BytesIO):
+        def write(self, data: Any) -> int:
+            real.write(data[: len(data) // 2])
+            raise KeyboardInterrupt
+
+    text_file._file = HalfWay()
+    with pytest.raises(KeyboardInterrupt):
+        writer.write(make_frame("2.jpg"), make_poses(1))
+    text_file._file = real
+    writer.close()
+    if format_name == "csv":
+        assert len(rows_of(tmp_path)) == 17
+    else:
+        data = load(tmp_path, format_name)
+        assert len(data["images"] if format_name == "json" else data) == 1
+
+
+def test_a_killed_process_leaves_the_older_files_whole(tmp_path: Path) -> None:
+    with PoseWriter(tmp_path, ALL) as writer:
+        writer.write(make_frame("1.jpg"), make_poses(1))
+    before = {name: (tmp_path / name).read_bytes() for name in FILE_NAMES.values()}
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from poses_factory import make_frame, make_poses
+from ebapose.io.writers import PoseWriter
+writer = PoseWriter({str(tmp_path)!r}, {ALL!r})
+for number in range(200):
+    writer.write(make_frame(f"{{number}}.jpg"), make_poses(2))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert {name: (tmp_path / name).read_bytes() for name in FILE_NAMES.values()} == before
+
+
+def test_wrong_requests_touch_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with PoseWriter(tmp_path, ["json"]) as writer:
+        writer.write(make_frame("1.jpg"), make_poses(1))
+    before = (tmp_path / "poses.json").read_bytes()
+    with pytest.raises(UsageError, match="unknown output format 'xml'"):
+        PoseWriter(tmp_path, ["json", "xml"])  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="overlay"):
+        PoseWriter(tmp_path, ["json", "overlay"])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingDependencyError, match=r"Parquet output needs pyarrow.*ebapose\[tables\]"):
+        PoseWriter(tmp_path, ["json", "parquet"])
+    assert (tmp_path / "poses.json").read_bytes() == before
+    assert leftovers(tmp_path) == []
+    with pytest.raises(UsageError, match="cannot be written"):
+        PoseWriter(tmp_path / "poses.json" / "sub", ["json"])
+
+
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    writer = PoseWriter(tmp_path, ["json", "csv"])
+    monkeypatch.setattr(writers._PosesJson, "write", full)
+    with pytest.raises(EbaposeError, match="No space left on device"):
+        writer.write(make_frame("1.jpg"), make_poses(1))
+    monkeypatch.setattr(writers._PosesJson, "close", full)
+    with pytest.raises(EbaposeError, match="No space left on device"):
+        writer.close()
+    assert not (tmp_path / "poses.json").exists()  # it could not be completed
+    assert (tmp_path / "poses.csv").exists()
+    assert leftovers(tmp_path) == []
+    writer.close()  # again does nothing
+
+
+def test_names_that_are_not_unicode(tmp_path: Path) -> None:
+    with PoseWriter(tmp_path, ALL) as writer:
+        writer.write(make_frame("caf\udce9 1.jpg"), make_poses(1))
+    assert load(tmp_path, "json")["images"][0]["file"] == "caf\\udce9 1.jpg"
+    assert rows_of(tmp_path)[0]["file"] == "caf\\udce9 1.jpg"
+
+
+def test_memory_does_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writers, "_PARQUET_ROWS", 500)
+    frame, poses = make_frame("x.jpg"), make_poses(2)
+    with PoseWriter(tmp_path, ["json", "csv", "parquet"]) as writer:
+        for _ in range(30):
+            writer.write(frame, poses)
+        tracemalloc.start()
+        try:
+            for _ in range(300):
+                writer.write(frame, poses)
+            size, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert size < 400_000
+    assert peak < 2_000_000
+    assert (tmp_path / "poses.json").stat().st_size > 450_000
+
+
+def test_every_format_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in text for name in FORMATS)
+    assert all(f"`{column}`" in text or column in text for column in COLUMNS)
