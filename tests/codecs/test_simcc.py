@@ -157,7 +157,7 @@ def test_flip_test_of_the_mirrored_picture_is_the_mirrored_result(split_ratio, t
     back = codec.decode(codec.merge_flip(mirrored, plain, SWAP))
     np.testing.assert_allclose(mirror(codec, back.keypoints), there.keypoints, atol=0.05)
     np.testing.assert_allclose(back.scores[:, SWAP], there.scores, atol=0.01)
-    np.testing.assert_allclose(back.sigmas_px[:, SWAP], there.sigmas_px, rtol=0.02)
+    np.testing.assert_allclose(back.sigmas_px[:, SWAP], there.sigmas_px, rtol=0.02, atol=0.1)
 
 
 def test_a_given_shift_moves_whole_bins_and_repeats_the_edge():
@@ -237,7 +237,8 @@ def test_a_certain_network_keeps_the_uncertainty_of_a_bin():
     x = np.full((1, 1, 128), -50.0)
     x[..., 40] = 50
     decoded = codec.decode((x, x))
-    np.testing.assert_allclose(decoded.sigmas_px, np.sqrt(1 / 12) / 2, rtol=1e-6)
+    # the central 68.3 % of one bin of half a px
+    np.testing.assert_allclose(decoded.sigmas_px, 0.6827 / 2 / 2, rtol=1e-3)
     assert decoded.scores[0, 0] == pytest.approx(1)
     np.testing.assert_array_equal(decoded.keypoints, [[[20, 20]]])
 

@@ -21,6 +21,7 @@ WeightRule = Literal["bins", "reference"]
 
 # A perfect network can at best be sure of the bin: its remaining standard deviation is that of a bin's width.
 _FLOOR_BINS2 = 1 / 12
+_LOWER = 0.158655  # share of a Gaussian below mean - sigma
 
 
 def gaussian_targets(
@@ -98,6 +99,25 @@ def mass_within(probabilities: Float32Array, positions_bins: ArrayLike, half_wid
     np.subtract(reach, overlap, out=overlap)
     np.clip(overlap, 0, 1, out=overlap)
     return np.einsum("...i,...i->...", probabilities, overlap)
+
+
+def central_half_width(probabilities: Float32Array) -> Float32Array:
+    """(...,) half the width, in bins, of the interval between the 15.9 % and the 84.1 % quantile along the last axis.
+
+    It is the standard deviation of a Gaussian. Unlike the second moment it is not ruled by the floor of small
+    probabilities that a softmax leaves over hundreds of far bins: measured on photographs, it follows the true errors
+    more closely and covers close to 68 % of them.
+    """
+    cumulated = np.cumsum(probabilities, axis=-1)
+    cumulated /= cumulated[..., -1:]
+    width = np.zeros(cumulated.shape[:-1], np.float32)
+    for level, sign in ((_LOWER, -1), (1 - _LOWER, 1)):
+        index = (cumulated < level).sum(axis=-1)[..., None]  # the quantile lies inside this bin: interpolate
+        upper = np.take_along_axis(cumulated, index, axis=-1)
+        lower = np.where(index > 0, np.take_along_axis(cumulated, np.maximum(index - 1, 0), axis=-1), 0)
+        fraction = (level - lower) / np.maximum(upper - lower, 1e-12)
+        width += sign * (index + fraction)[..., 0].astype(np.float32)
+    return width / 2
 
 
 @dataclass(frozen=True)
@@ -231,7 +251,7 @@ class SimCC:
 
         The position is the largest bin, divided by k; "parabola" refines it between the bins. The score multiplies the
         masses that the two axes put within the keypoint's OKS-0.5 distance (a square of the disc's area). The
-        sigma is the spread of the distribution about the position, less the sigma that the targets were blurred with.
+        sigma is the spread of the distribution (`central_half_width`), less the blur of the targets.
 
         Args:
             outputs: (logits_x (N, K, x-bins), logits_y (N, K, y-bins)).
@@ -253,10 +273,7 @@ class SimCC:
             else:
                 position = parabola_refine(logits, peak, max(2, round(blur)))
             probabilities = softmax(logits)
-            bins = np.arange(logits.shape[-1], dtype=np.float32)
-            squares = bins - position[..., None].astype(np.float32)
-            squares *= squares
-            variance = np.einsum("...i,...i->...", probabilities, squares)
+            variance = central_half_width(probabilities) ** 2
             blur2 = blur**2 if self.targets == "gaussian" else 0.0
             positions.append(position / self.split_ratio)
             masses.append(mass_within(probabilities, position, half_width))
