@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tyro
+
+from coco_entries import person
+from ebapose.data import commands
+from ebapose.data.coco import load_coco
+from ebapose.data.show import contact_sheet, write_sheet
+from ebapose.data.transforms import PAPER
+from ebapose.draw import LEFT, RIGHT
+from ebapose.errors import InputError, UsageError
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    assert commands.synth(folder, images=6, seed=1, size_hw=(96, 80)) == 0
+    return folder / "annotations.json"
+
+
+@pytest.mark.parametrize("name", ["check", "show", "convert", "synth"])
+def test_every_option_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        tyro.cli(getattr(commands, name), args=["--help"])
+    assert leaving.value.code == 0
+    assert "--" in capsys.readouterr().out
+
+
+def test_check(drawn: Path, write_coco: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.check(drawn) == 0
+    assert "6 pictures" in capsys.readouterr().out
+    assert commands.check(write_coco([person(1, area=0)]), json=True) == 1
+    assert json.loads(capsys.readouterr().out)["findings"][0]["kind"] == "no area"
+
+
+def test_show(drawn: Path, tmp_path: Path) -> None:
+    assert commands.show(drawn, tmp_path / "s.png", count=4, size_hw=(64, 48), augment="strong") == 0
+    assert cv2.imread(str(tmp_path / "s.png")).shape == (2 * 64, 3 * 48, 3)  # as square as it gets
+    with pytest.raises(UsageError, match=r"\.png or \.jpg"):
+        commands.show(drawn, tmp_path / "s.gif")
+
+
+def test_convert_names_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = [
+        {"image": f"{i}.jpg", "joints": [[40 + 3 * j, 60] for j in range(16)], "joints_vis": [1] * 16}
+        for i in range(13)
+    ]
+    (tmp_path / "mpii.json").write_text(json.dumps(entries))
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "0.jpg"), np.zeros((120, 160, 3), np.uint8))
+    assert commands.convert("mpii", tmp_path / "mpii.json", tmp_path / "out.json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("1 pictures, 1 persons")
+    assert lines[-1] == "left out: 2 more pictures"
+    with pytest.raises(UsageError, match="no split"):
+        commands.convert("mpii", tmp_path / "mpii.json", tmp_path / "out.json", split="val")
+
+
+def test_sheets_keep_left_and_right_colours_after_mirroring(drawn: Path) -> None:
+    """Everybody faces the viewer, so orange (left) must be right of blue, mirrored or not."""
+    records = load_coco(drawn).persons()
+    records = records.select(records.visibility.all(axis=1))
+    for flip in (0.0, 1.0):
+        augment = PAPER.model_copy(update={"flip_probability": flip, "rotation_deg": 0.0})
+        size = {"count": 4, "size_hw": (96, 96), "columns": 4, "augment": augment}
+        sheet, plain = contact_sheet(records, **size), contact_sheet(records, **size, drawn=False)
+        changed = (sheet != plain).any(axis=2)
+        for i in range(4):
+            tile, new = sheet[:, 96 * i : 96 * (i + 1)].astype(int), changed[:, 96 * i : 96 * (i + 1)]
+            x = {
+                name: np.nonzero(new & (np.abs(tile - colour).max(axis=2) < 40))[1]
+                for name, colour in (("l", LEFT), ("r", RIGHT))
+            }
+            assert x["l"].mean() > x["r"].mean()
+
+
+def test_sheets_mark_what_cannot_be_read(write_coco: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_coco([person(1)], pictures=False)
+    records = load_coco(path, tmp_path / "nowhere").persons()
+    sheet = contact_sheet(records, count=1, size_hw=(64, 96))
+    assert (sheet == 96).mean() > 0.7
+    with pytest.raises(InputError, match="no person"):
+        contact_sheet(records.select([]))
+    with pytest.raises(UsageError):
+        contact_sheet(records, count=0)
+    with pytest.raises(UsageError):
+        write_sheet("x.bmp", sheet)
