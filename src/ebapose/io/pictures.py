@@ -14,11 +14,14 @@ Adding a new format: write a `_scan_FORMAT` that returns a `_Scan`, and name its
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -38,6 +41,8 @@ _REDUCED = {
     4: cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION,
     8: cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION,
 }
+_opencv_log: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 moved its log level there
+_SILENT = 0  # LOG_LEVEL_SILENT, which OpenCV 4 does not name
 _SUPPORTED = "JPEG, PNG, WebP, BMP or TIFF expected"
 
 
@@ -132,16 +137,24 @@ def decode_image(data: bytes, name: str = "image", *, reduce: int = 1) -> UInt8A
         raise InputError(f"{name}: {error}") from None
 
 
+@contextlib.contextmanager
+def silent_opencv() -> Iterator[None]:
+    """Keep OpenCV's own log lines off the terminal: what matters of them is said in one line of ours."""
+    level = _opencv_log.getLogLevel()
+    _opencv_log.setLogLevel(_SILENT)
+    try:
+        yield
+    finally:
+        _opencv_log.setLogLevel(level)
+
+
 def _decode_quietly(data: bytes, flags: int) -> np.ndarray | None:
     """cv2.imdecode without its log lines; None where it fails."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except (cv2.error, MemoryError):
-        return None
-    finally:
-        cv2.utils.logging.setLogLevel(level)
+    with silent_opencv():
+        try:
+            return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except (cv2.error, MemoryError):
+            return None
 
 
 def _to_rgb(image: np.ndarray) -> UInt8Array:
