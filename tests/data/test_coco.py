@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coco_entries import CATEGORY, person, picture
-from ebapose.data.coco import category_skeleton, find_images_dir, load_coco, load_skeleton
+from ebapose.data.coco import load_coco
+from ebapose.data.coco_file import category_skeleton, find_images_dir, load_skeleton
 from ebapose.errors import EbaposeError, InputError
 from ebapose.skeleton import COCO17
 

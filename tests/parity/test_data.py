@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from vectors import GOLDEN, golden
 
 from ebapose.data.coco import CocoKeypoints, load_coco
 from ebapose.data.transforms import transform_keypoints
 from ebapose.geometry.crop import fit_boxes
 from ebapose.skeleton import COCO17
+from vectors import GOLDEN, golden
 
 SIZES = [(256, 192), (384, 288)]
 

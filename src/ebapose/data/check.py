@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ebapose.data.coco import (
+from ebapose.data.coco_file import (
     SkeletonLike,
     category_skeleton,
     find_category,

@@ -4,15 +4,16 @@ help. They print for a person and return the exit status."""
 from __future__ import annotations
 
 import json as json_module
+import sys
 from pathlib import Path
 from typing import Literal
 
-from ebapose.data.coco import load_coco
 from ebapose.errors import UsageError
 
 
 def check(
     annotations: Path,
+    /,
     images: Path | None = None,
     *,
     skeleton: str | None = None,
@@ -45,12 +46,13 @@ def check(
     if json:
         print(json_module.dumps(report.to_dict(), indent=2))
     else:
-        Console().print(report)
+        Console(width=None if sys.stdout.isatty() else 160).print(report)
     return 0 if report.ok else 1
 
 
 def show(
     annotations: Path,
+    /,
     out: Path = Path("sheet.png"),
     *,
     images: Path | None = None,
@@ -77,6 +79,7 @@ def show(
     Returns:
         0.
     """
+    from ebapose.data.coco import load_coco
     from ebapose.data.show import contact_sheet, write_sheet
     from ebapose.data.transforms import AUGMENTATIONS
 
@@ -91,6 +94,7 @@ def convert(
     kind: Literal["lsp", "mpii", "crowdpose", "yolo"],
     source: Path,
     out: Path,
+    /,
     *,
     images: Path | None = None,
     split: str = "train",
@@ -132,6 +136,7 @@ def convert(
 
 def synth(
     out: Path,
+    /,
     *,
     images: int = 1000,
     seed: int = 0,

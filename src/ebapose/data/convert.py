@@ -21,9 +21,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ebapose.data.coco import SkeletonLike, load_skeleton, read_coco_json, read_json
+from ebapose.atomic import write_text
+from ebapose.data.coco_file import SkeletonLike, load_skeleton, read_coco_json, read_json
 from ebapose.errors import InputError, MissingDependencyError, UsageError
-from ebapose.io.atomic import write_text
 from ebapose.io.pictures import read_image
 from ebapose.skeleton import COCO17, CROWDPOSE14, LSP14, MPII16, Skeleton
 

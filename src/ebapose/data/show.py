@@ -8,12 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ebapose.atomic import atomic_write
 from ebapose.data.coco import CocoKeypoints
 from ebapose.data.dataset import CropDataset, Sample
 from ebapose.data.transforms import AugmentConfig
 from ebapose.draw import draw_poses
 from ebapose.errors import InputError, UsageError
-from ebapose.io.atomic import atomic_write
 from ebapose.skeleton import Skeleton
 from ebapose.structures import Boxes, Poses, UInt8Array
 

@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ebapose.atomic import write_text
 from ebapose.data.figure import SHOWS, Appearance, draw_person, figure_points, random_angles, random_appearance
 from ebapose.errors import UsageError
-from ebapose.io.atomic import write_text
 from ebapose.skeleton import COCO17
 from ebapose.structures import UInt8Array
 

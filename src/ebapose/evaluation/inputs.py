@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ebapose.data.coco import category_skeleton, find_category, read_coco_json, read_json
+from ebapose.data.coco_file import category_skeleton, find_category, read_coco_json, read_json
 from ebapose.errors import InputError
 from ebapose.skeleton import COCO17, Skeleton
 

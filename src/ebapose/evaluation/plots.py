@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ebapose.atomic import atomic_write
 from ebapose.errors import MissingDependencyError
 from ebapose.evaluation.calibration import Reliability, SigmaCalibration
 from ebapose.evaluation.coco_ap import RECALLS, CocoAP
 from ebapose.evaluation.errors import ERROR_TYPES, LostAP
-from ebapose.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ebapose.atomic import write_text
 from ebapose.errors import UsageError
 from ebapose.evaluation import plots
 from ebapose.evaluation.calibration import (
@@ -33,7 +34,6 @@ from ebapose.evaluation.matching import Matches, match_persons
 from ebapose.evaluation.oks import keypoint_similarity
 from ebapose.evaluation.pck import box_sizes, head_sizes, mean_error, pck, pck_auc, relative_errors, torso_sizes
 from ebapose.evaluation.worst import draw_worst
-from ebapose.io.atomic import write_text
 from ebapose.skeleton import Skeleton
 
 FloatArray = NDArray[np.float64]

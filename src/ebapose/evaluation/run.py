@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ebapose.atomic import atomic_write
 from ebapose.card import ModelCard
-from ebapose.data.coco import CocoKeypoints, SkeletonLike, load_coco
+from ebapose.data.coco import CocoKeypoints, load_coco
+from ebapose.data.coco_file import SkeletonLike
 from ebapose.errors import UsageError
 from ebapose.evaluation.inputs import NO_ANNOTATION, Results
 from ebapose.evaluation.oks import oks_nms, pose_scores
@@ -18,7 +20,6 @@ from ebapose.evaluation.report import Report, evaluate_predictions
 from ebapose.geometry.crop import fit_boxes
 from ebapose.inference.predictor import Predictor, load
 from ebapose.inference.runtime import RuntimeName
-from ebapose.io.atomic import atomic_write
 from ebapose.io.pictures import read_image
 from ebapose.structures import Boxes, Frame
 

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ebapose.atomic import atomic_write
 from ebapose.draw import draw_poses
 from ebapose.errors import InputError
 from ebapose.evaluation.inputs import Annotations, Results
 from ebapose.evaluation.matching import Matches
-from ebapose.io.atomic import atomic_write
 from ebapose.io.pictures import read_image
 from ebapose.structures import Boxes, Poses, UInt8Array
 

@@ -8,6 +8,7 @@ fold the cast away when they load the file).
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -16,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ebapose.atomic import atomic_write, write_text
 from ebapose.card import METADATA_KEY, ModelCard, card_path, sha256_of
 from ebapose.errors import MissingDependencyError
-from ebapose.io.atomic import atomic_write, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +49,8 @@ def export_onnx(model: torch.nn.Module, card: ModelCard, path: str | Path, *, ha
     except ImportError as error:
         raise MissingDependencyError(error.name or "onnx", "export", "exporting to ONNX") from None
     path = Path(path)
+    if half:
+        model = rounded_to_half(model)  # before anything is calculated from the weights and folded into a constant
     proto = _to_proto(model, card)
     if half:
         _store_half(proto.graph)
@@ -118,6 +121,23 @@ def _rename(graph: Any, old: str, new: str) -> None:
                 node.input[i] = new
 
 
+def rounded_to_half(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy of the model with its weights rounded as `export_onnx(half=True)` stores them, still float32."""
+    import torch
+
+    rounded = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, tensor in rounded.state_dict().items():
+            if _is_stored_half(name, tensor.dim()):
+                tensor.copy_(tensor.half())
+    return rounded
+
+
+def _is_stored_half(name: str, dimensions: int) -> bool:
+    """Whether `half` stores this entry of the state dict in 16 bit: the matrices and kernels of layers."""
+    return dimensions >= 2 and "." in name
+
+
 def _store_half(graph: Any) -> None:
     """Store the weights of convolutions and linear layers as float16, behind a Cast node.
 
@@ -128,9 +148,9 @@ def _store_half(graph: Any) -> None:
 
     casts = []
     for initializer in graph.initializer:
-        if initializer.data_type != onnx.TensorProto.FLOAT or len(initializer.dims) < 2 or "." not in initializer.name:
-            continue
         name = initializer.name
+        if initializer.data_type != onnx.TensorProto.FLOAT or not _is_stored_half(name, len(initializer.dims)):
+            continue
         values = onnx.numpy_helper.to_array(initializer).astype(np.float16)
         initializer.CopyFrom(onnx.numpy_helper.from_array(values, name))
         for node in graph.node:

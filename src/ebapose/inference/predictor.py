@@ -54,10 +54,13 @@ class StageTimes:
     images: int = 0
     persons: int = 0
 
-    def milliseconds(self) -> dict[str, float]:
-        """ms per image of every stage."""
+    def milliseconds(self, earlier: StageTimes | None = None) -> dict[str, float]:
+        """ms per image of every stage, of what came after `earlier` (a copy taken then) if that is given."""
+        before = earlier or StageTimes()
+        images = max(self.images - before.images, 1)
         return {
-            name: 1000 * getattr(self, name) / max(self.images, 1) for name in ("detect", "crop", "network", "decode")
+            name: 1000 * (getattr(self, name) - getattr(before, name)) / images
+            for name in ("detect", "crop", "network", "decode")
         }
 
 

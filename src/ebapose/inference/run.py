@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ebapose.draw import draw_poses
@@ -14,7 +13,7 @@ from ebapose.inference.predictor import Predictor
 from ebapose.io.readers import image_id_from_name, read_image_ids
 from ebapose.io.sources import FailedInput, SourceLike, list_sources, read_frames
 from ebapose.io.writers import Format, PoseWriter
-from ebapose.structures import Frame
+from ebapose.structures import Frame, Poses, UInt8Array
 
 
 @dataclass
@@ -74,7 +73,8 @@ def predict_sources(
     """
     summary = RunSummary(out_dir)
     start = time.perf_counter()
-    spent = {"read": 0.0, "draw and write": 0.0}
+    spent = {"read": 0.0, "draw": 0.0, "write": 0.0}
+    earlier = replace(predictor.times)
 
     def fail(line: str) -> None:
         summary.failures.append(line)
@@ -98,7 +98,13 @@ def predict_sources(
     image_id = image_id_from_name if annotations is None else read_image_ids(annotations)
     files = list(list_sources(sources, exclude=out_dir))
     on_start(len(files))
-    draw = partial(draw_poses, show_boxes=show_boxes, show_uncertainty=show_uncertainty, min_score=min_score)
+
+    def draw(image: UInt8Array, poses: Poses) -> UInt8Array:
+        began = time.perf_counter()
+        drawn = draw_poses(image, poses, show_boxes=show_boxes, show_uncertainty=show_uncertainty, min_score=min_score)
+        spent["draw"] += time.perf_counter() - began
+        return drawn
+
     with PoseWriter(out_dir, formats, draw=draw, image_id=image_id) as writer:
         for frame, poses, problems, _ in predictor.stream(readable(files, writer)):
             began = time.perf_counter()
@@ -111,13 +117,14 @@ def predict_sources(
                 writer.write(frame, poses)
             except InputError as error:
                 fail(str(error))
-            spent["draw and write"] += time.perf_counter() - began
+            spent["write"] += time.perf_counter() - began
             summary.images += 1
             summary.persons += len(poses)
             on_image(frame.name)
-    stages = predictor.times.milliseconds()
+    spent["write"] -= spent["draw"]  # the writer calls it
     per_image = {name: 1000 * seconds / max(summary.images, 1) for name, seconds in spent.items()}
-    summary.milliseconds = {"read": per_image["read"], **stages, "draw and write": per_image["draw and write"]}
+    stages = predictor.times.milliseconds(earlier)
+    summary.milliseconds = {"read": per_image.pop("read"), **stages, **per_image}
     summary.seconds = time.perf_counter() - start
     if not files:
         raise EbaposeError(f"{', '.join(sources)}: nothing to do")

@@ -1,7 +1,7 @@
 """Video in: files, cameras, network streams, numbered pictures and standard input, as frames with real time stamps.
 
-PyAV (`pip install "ebapose[video]"`) reads everything but cameras; without it OpenCV does, with less: its time stamps are
-coarser, and neither damaged frames nor audio are seen. What a frame becomes:
+PyAV (`pip install "ebapose[video]"`) reads everything but cameras; without it OpenCV does, with less: its time stamps
+are coarser, and neither damaged frames nor audio are seen. What a frame becomes:
 
 - The rotation that a phone wrote into the file is applied, so that coordinates are those of the upright picture.
 - 10 bit and every pixel format become RGB uint8; transparency is composited on white, as in photographs.
@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 
 from ebapose.errors import EbaposeError, InputError
-from ebapose.io.pictures import MAX_PIXELS, PICTURE_SUFFIXES, read_image
+from ebapose.io.pictures import MAX_PIXELS, PICTURE_SUFFIXES, read_image, silent_opencv
 from ebapose.structures import Frame, UInt8Array
 
 STANDARD_INPUT = "pipe:0"
@@ -188,7 +188,7 @@ class _Newest:
 
 
 def is_video_source(source: str) -> bool:
-    """Whether a command line's word names a camera ("0"), an address or standard input ("pipe:0") rather than a file."""
+    """Whether a word of a command line names a camera ("0"), an address or standard input ("pipe:0"), not a file."""
     camera = source.isascii() and source.isdigit() and len(source) <= 2 and not Path(source).exists()
     return camera or source == STANDARD_INPUT or _ADDRESS.match(source) is not None
 
@@ -313,12 +313,8 @@ def _open_camera(number: int) -> tuple[VideoInfo, Iterator[_Timed]]:
 
 def _quietly(call: Callable[[], Any]) -> Any:
     """OpenCV without its log lines."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
+    with silent_opencv():
         return call()
-    finally:
-        cv2.utils.logging.setLogLevel(level)
 
 
 def _open_pictures(folder: Path, counts: ReadCounts) -> tuple[VideoInfo, Iterator[_Timed]]:
@@ -364,7 +360,7 @@ def reconnecting(
     start = time.monotonic()
     shift, last = 0.0, 0.0
     images: Iterator[_Timed] | None = first
-    failures = 0
+    failures, cause = 0, ""
     while True:
         if images is not None:
             try:

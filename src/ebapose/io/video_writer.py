@@ -1,10 +1,10 @@
 """Video out: H.264 in MP4 that plays in a browser, with the time stamps of the frames and the sound of the original.
 
 While it is written, the video is `NAME.partial.mp4`, in fragments: it plays at any moment, also after the process was
-killed or the disk was full (all but the last seconds). `close` packs it, without encoding again, together with the sound
-into `NAME.mp4`, its index at the front, and removes the partial file.
+killed or the disk was full (all but the last seconds). `close` packs it, without encoding again, together with the
+sound into `NAME.mp4`, its index at the front, and removes the partial file.
 
-Without PyAV OpenCV writes the video: VP9 in MP4, without sound, at a constant rate, and playable only when it is complete.
+Without PyAV OpenCV writes the video: VP9 in MP4, without sound, at a constant rate, playable only when complete.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ebapose.atomic import atomic_write
 from ebapose.errors import EbaposeError
-from ebapose.io.atomic import atomic_write
+from ebapose.io.pictures import silent_opencv
 from ebapose.io.video import import_av
 from ebapose.structures import UInt8Array
 
@@ -47,8 +48,8 @@ class VideoWriter:
 
     Args:
         path: ends in .mp4; its folder is made if it is missing.
-        hw: height and width of the pictures in px. Odd sides are padded by one px, H.264 wants even ones. Later pictures
-            of another size are scaled to this one.
+        hw: height and width of the pictures in px. Odd sides are padded by one px, H.264 wants even ones. Later
+            pictures of another size are scaled to this one.
         fps: mean rate, for players; each frame lies where its time stamp says.
         audio_from: a file whose sound is taken over.
         pixel_aspect: width of a pixel divided by its height.
@@ -198,20 +199,16 @@ class _OpenCVSink:
     """VP9 (else MPEG-4) by OpenCV at a constant rate: frames are repeated or left out to keep the time."""
 
     def __init__(self, path: Path, hw: tuple[int, int], fps: float) -> None:
-        level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-        try:
+        with silent_opencv():
             for code in ("vp09", "mp4v"):
                 self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), fps, hw[::-1])
                 if self._writer.isOpened():
                     break
             else:
                 raise ValueError('OpenCV cannot write video here: pip install "ebapose[video]"')
-        finally:
-            cv2.utils.logging.setLogLevel(level)
         self._fps, self._written = fps, 0
         _logger.warning(
-            '%s: written with OpenCV (%s, no sound, constant rate); pip install "ebapose[video]" writes H.264 with sound',
+            '%s: written with OpenCV (%s, no sound, constant rate); pip install "ebapose[video]" for H.264 with sound',
             path.name,
             "VP9" if code == "vp09" else "MPEG-4, which browsers do not play",
         )

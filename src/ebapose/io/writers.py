@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ebapose.atomic import atomic_write
 from ebapose.errors import EbaposeError, InputError, MissingDependencyError, UsageError
-from ebapose.io.atomic import atomic_write
 from ebapose.io.readers import PERSON_CATEGORY, POSES_FORMAT, POSES_VERSION, image_id_from_name
 from ebapose.structures import Frame, Poses, UInt8Array
 

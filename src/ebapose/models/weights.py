@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebapose.atomic import atomic_write, write_text
 from ebapose.card import METADATA_KEY, ModelCard, card_path, parse_card, read_card, sha256_of, verify_sha256
 from ebapose.errors import MissingDependencyError, ModelFileError, UsageError
-from ebapose.io.atomic import atomic_write, write_text
 from ebapose.models.pose_model import PoseModel
 from ebapose.models.registry import create_model, model_name
 

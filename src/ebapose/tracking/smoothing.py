@@ -1,8 +1,8 @@
 """Less jitter: the One-Euro filter (Casiez, Roussel and Vogel 2012) on every keypoint, guided by its uncertainty.
 
 The filter is a low-pass whose cutoff frequency rises with speed: fc = min_cutoff + beta |v|. Slow means smooth, fast
-means prompt. Here speed is measured in predicted standard deviations per s instead of px per s, so that a step of the size
-of the noise counts as noise and a step of many sigmas as motion, whatever the keypoint, the person's size or the
+means prompt. Here speed is measured in predicted standard deviations per s instead of px per s, so that a step of the
+size of the noise counts as noise and a step of many sigmas as motion, whatever the keypoint, the person's size or the
 camera's resolution; and a measurement that is less certain than usual for its keypoint counts less.
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -67,8 +67,8 @@ class TrackedVideo:
         tracker: TrackerOptions | None = None,
         smoothing: SmoothingOptions | None = None,
     ) -> None:
-        self.info: VideoInfo = reader.info
         self.reader = reader
+        self.info: VideoInfo = reader.info
         self.counts = TrackCounts(reader.counts)
         self._detect, self._estimate = detect, estimate
         self._detect_every_s = detect_every_s
@@ -96,13 +96,13 @@ class TrackedVideo:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        self.reader.close()
 
     def since_arrival_s(self) -> float:
         """s since the last frame arrived: the latency, when called after drawing it."""
         return time.monotonic() - self.reader.arrived_s
 
-    def _walk(self) -> Iterator[tuple[Frame, Poses]]:
+    def _walk(self) -> Generator[tuple[Frame, Poses], None, None]:
         detected_s = -np.inf
         with self.reader:
             for frame in self.reader:

@@ -1,9 +1,9 @@
 """Who is who: identities of persons over time, from their boxes and poses.
 
-Each person has a track: a box motion (`ebapose.tracking.motion`) and the last pose. When the detector has run, tracks and
-detections are assigned to each other, all at once, by how much their boxes overlap and how alike their poses are (OKS).
-Detections of low score may only continue a track, not begin one (ByteTrack, Zhang et al. 2022). A person out of sight keeps
-the identity for `max_lost_s`. Between detections each box follows its pose.
+Each person has a track: a box motion (`ebapose.tracking.motion`) and the last pose. When the detector has run, tracks
+and detections are assigned to each other, all at once, by how much their boxes overlap and how alike their poses are
+(OKS). Detections of low score may only continue a track, not begin one (ByteTrack, Zhang et al. 2022). A person out of
+sight keeps the identity for `max_lost_s`. Between detections each box follows its pose.
 """
 
 from __future__ import annotations

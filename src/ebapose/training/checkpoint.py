@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ebapose.atomic import atomic_write
 from ebapose.errors import EbaposeError, ModelFileError, UsageError
-from ebapose.io.atomic import atomic_write
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 _METADATA_KEY = "ebapose_checkpoint"

@@ -33,7 +33,7 @@ class SourceConfig(Config):
 
     annotations: Path
     images: Path | None = None
-    repeat: int = Field(1, ge=1)
+    repeat: int = Field(default=1, ge=1)
 
 
 class DataConfig(Config):
@@ -49,7 +49,7 @@ class DataConfig(Config):
     root: Path = Path()
     train: tuple[SourceConfig, ...] = Field(min_length=1)
     val: SourceConfig | None = None
-    max_broken: int = Field(20, ge=0)
+    max_broken: int = Field(default=20, ge=0)
 
 
 class ModelConfig(Config):
@@ -66,7 +66,7 @@ class ModelConfig(Config):
     """
 
     name: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     weights: str | None = None
     new_head: bool = False
     frozen: tuple[str, ...] = ()
@@ -86,13 +86,13 @@ class LossConfig(Config):
         targets: of SimCC models: "gaussian" or "one_hot"; default: the model's own.
         reduction: of the SimCC loss, see `training.loss.simcc_loss`.
         label_smoothing: for one-hot SimCC targets.
-        map_weight: of the auxiliary cross entropy on the keypoint maps; 0 leaves it out.
+        map_weight: of the auxiliary loss on maps: cross entropy on a SimCC model's maps, heatmap MSE of TFPose.
     """
 
     targets: Literal["gaussian", "one_hot"] | None = None
     reduction: Literal["paper", "reference", "nmt"] = "paper"
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    map_weight: float = Field(0.0, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    map_weight: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> LossConfig:
@@ -120,18 +120,18 @@ class OptimConfig(Config):
 
     name: Literal["adamw", "adam", "muon"] = "adamw"
     lr: float = Field(gt=0)
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    momentum: float = Field(0.95, ge=0, lt=1)
-    lr_factors: dict[str, float] = {}
+    eps: float = Field(default=1e-8, gt=0)
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    lr_factors: dict[str, float] = Field(default_factory=dict)
     schedule: Literal["constant", "step", "cosine"] = "constant"
     milestones: tuple[float, ...] = ()
-    gamma: float = Field(0.1, gt=0, le=1)
-    warmup_steps: int = Field(0, ge=0)
-    final_lr_factor: float = Field(0.01, ge=0, le=1)
-    clip_norm: float | None = Field(None, gt=0)
-    ema_decay: float = Field(0.0, ge=0, lt=1)
+    gamma: float = Field(default=0.1, gt=0, le=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    final_lr_factor: float = Field(default=0.01, ge=0, le=1)
+    clip_norm: float | None = Field(default=None, gt=0)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> OptimConfig:
@@ -155,30 +155,30 @@ class RunConfig(Config):
         channels_last: memory layout of the feature maps.
         sync_batch_norm: share batch statistics between GPUs.
         validate_every: epochs.
-        metric: what "best" means: "pck" (PCK@0.2 of the torso), "ap" (OKS AP, ground-truth boxes) or "oks" (mean OKS, for
-            skeletons without a torso).
+        metric: what "best" means: "pck" (PCK@0.2 of the torso), "ap" (OKS AP, ground-truth boxes) or "oks" (mean
+            OKS, for skeletons without a torso).
         patience: stop after so many validations without a better value; nothing: run to the end.
         keep: `weights.safetensors` holds the "best" or the "last" validated weights.
         checkpoint_every_s: s between checkpoints; 0: after every step.
         log_every: steps between rows of the log.
     """
 
-    epochs: float | None = Field(None, gt=0)
-    samples: int | None = Field(None, gt=0)
-    batch_size: int = Field(32, ge=2)
-    accumulation: int = Field(1, ge=1)
-    workers: int = Field(2, ge=0)
-    seed: int = Field(0, ge=0)
+    epochs: float | None = Field(default=None, gt=0)
+    samples: int | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=32, ge=2)
+    accumulation: int = Field(default=1, ge=1)
+    workers: int = Field(default=2, ge=0)
+    seed: int = Field(default=0, ge=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: Literal["none", "whole", "regional"] = "none"
     channels_last: bool = False
     sync_batch_norm: bool = True
-    validate_every: float = Field(1.0, gt=0)
+    validate_every: float = Field(default=1.0, gt=0)
     metric: Literal["pck", "ap", "oks"] = "pck"
-    patience: int | None = Field(None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     keep: Literal["best", "last"] = "best"
-    checkpoint_every_s: float = Field(300.0, ge=0)
-    log_every: int = Field(50, ge=1)
+    checkpoint_every_s: float = Field(default=300.0, ge=0)
+    log_every: int = Field(default=50, ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -186,7 +186,8 @@ class RunConfig(Config):
             raise ValueError("give either epochs or samples")
         if self.batch_size % self.accumulation or self.batch_size // self.accumulation < 2:
             raise ValueError(
-                f"batch_size {self.batch_size} does not split into {self.accumulation} (accumulation) equal parts of 2 or more"
+                f"batch_size {self.batch_size} does not split into {self.accumulation} equal parts (accumulation) of "
+                "2 or more"
             )
         return self
 

@@ -1,7 +1,7 @@
 """Batches for training and validation: which person comes when, what one process gets, crops and targets as tensors.
 
-The order is a function of (seed, epoch) and the augmentation one of (seed, epoch, person), so the loader has no state: it
-starts at any optimiser step and gives what an uninterrupted run would see there, on any number of processes.
+The order is a function of (seed, epoch) and the augmentation one of (seed, epoch, person), so the loader has no state:
+it starts at any optimiser step and gives what an uninterrupted run would see there, on any number of processes.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class ValidationSamples(Dataset[tuple[Sample | None, list[str]]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: Key) -> tuple[Sample | None, list[str]]:  # type: ignore[override]
+    def __getitem__(self, key: Key) -> tuple[Sample | None, list[str]]:
         sample = self.dataset.try_sample(key[1])
         return (None, [str(sample)]) if isinstance(sample, InputError) else (sample, [])
 
@@ -194,7 +194,7 @@ class Plan:
         if cached is None or cached[0] != epoch:
             cached = (epoch, np.random.default_rng([self.seed, epoch]).permutation(self.num_samples))
             self.__dict__["_cached"] = cached
-        return cached[1]  # type: ignore[no-any-return]
+        return cached[1]
 
     def parts_of(self, first_step: int, num_steps: int) -> Iterator[list[Key]]:
         """All parts from `first_step` to the end of the run: the loader's batch sampler."""
@@ -233,6 +233,8 @@ def encode_targets(
         axes = zip(codec.bins_wh, np.moveaxis(labels, -1, 0), strict=True)
         return tuple((np.arange(bins) == label[..., None]).astype(np.float32) for bins, label in axes), weights
     *targets, weights = codec.encode(keypoints, visible)
+    if isinstance(codec, Coordinate):  # TFPose's auxiliary maps, at a quarter of the crop's size
+        targets.append(Heatmap(codec.size_hw).encode(keypoints, visible)[0])
     return tuple(targets), weights
 
 
@@ -294,7 +296,7 @@ def validation_loader(
 def _loader(samples: Dataset[Any], batches: _Batches, collate: Any, workers: int, pin: bool) -> DataLoader[Batch]:
     return DataLoader(
         samples,
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin,

@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from ebapose.atomic import atomic_write, write_text
 from ebapose.card import ModelCard
 from ebapose.codecs import build_codec
 from ebapose.config import dump_yaml
 from ebapose.errors import EbaposeError, InputError, UsageError
-from ebapose.io.atomic import atomic_write, write_text
 from ebapose.models.weights import save_weights
 from ebapose.training.checkpoint import CHECKPOINT_NAME, Progress, load_checkpoint, save_checkpoint
 from ebapose.training.config import TrainConfig
@@ -53,7 +54,7 @@ class TrainResult:
     """How a run ended; also `result.json`.
 
     Attributes:
-        weights: the written weights, to be given to `ebapose.load`; None if the run was interrupted before it wrote any.
+        weights: the written weights, to be given to `ebapose.load`; None if an interrupted run has not written any.
         finished: "complete", "early stop" (no better validation for `run.patience`) or "interrupted" (by a signal; a
             checkpoint was written).
         steps, samples, epochs: done, over all resumed parts.
@@ -82,8 +83,8 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> TrainRe
     Args:
         config: the recipe.
         out: the run's folder.
-        resume: go on from the folder's checkpoint, in the middle of an epoch if need be. On a CPU the result is the same
-            to the bit as that of an uninterrupted run. Without a checkpoint the run starts from the beginning.
+        resume: go on from the folder's checkpoint, in the middle of an epoch if need be. On a CPU the result is to
+            the bit that of an uninterrupted run. Without a checkpoint the run starts from the beginning.
 
     Started by torchrun or `accelerate launch`, the processes share each step's samples.
 
@@ -115,7 +116,7 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> TrainRe
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = Ema(model, config.optim.ema_decay) if config.optim.ema_decay else None
     if world > 1 and device.type == "cuda" and run.sync_batch_norm and not config.model.freeze_batch_norm:
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     freeze(model, config.model.frozen, config.model.freeze_batch_norm)
     optimizers = build_optimizers(model, config.optim)
 
@@ -171,7 +172,7 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> TrainRe
         broadcast_object_list(shared)
         if accelerator.is_main_process:
             monitor.pictures(progress.step, _panel(evaluated, val_samples, codec, spec, device))
-        return shared[0]  # type: ignore[no-any-return]
+        return shared[0]
 
     for note in notes if not resume else [f"resumed after step {progress.step} of {num_steps}"]:
         monitor.note(note)
@@ -187,26 +188,26 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> TrainRe
             # Forward and backward, part by part; gradients travel between processes only with the last part.
             total = torch.zeros((), device=device)
             details: dict[str, Tensor] = {}
-            for part in range(plan.parts):
-                batch = next(parts)
+            batches = [next(parts) for _ in range(plan.parts)]
+            suspect = batches[0]
+            for part, batch in enumerate(batches):
                 _note_broken(batch.broken, progress, config.data.max_broken, monitor)
                 last = part == plan.parts - 1
                 with contextlib.nullcontext() if last else accelerator.no_sync(network):
                     loss, details = _loss(network, batch, card, config, accelerator)
                     accelerator.backward(loss / plan.parts)
                 total += loss.detach() / plan.parts
-                if not torch.isfinite(loss):
-                    break  # decided together below: every process learns of it
+                suspect = suspect if torch.isfinite(loss) else batch
 
             mean_loss, stopping = _agree(total, bool(stop), accelerator)
             if not np.isfinite(mean_loss):
-                place = _save_batch(out, batch, step, plan.rank)
+                place = _save_batch(out, suspect, step, plan.rank)
                 raise EbaposeError(
                     f"the loss of step {step} is {mean_loss}: the batch is saved in {place}; {_where(out)}"
                 )
             norm = _clip(model, config.optim.clip_norm, accelerator)
             if not np.isfinite(norm) and accelerator.scaler is None:
-                place = _save_batch(out, batch, step, plan.rank)
+                place = _save_batch(out, suspect, step, plan.rank)
                 raise EbaposeError(
                     f"the gradient of step {step} is {norm}: the batch is saved in {place}; {_where(out)}"
                 )
@@ -285,11 +286,12 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     on_gpu = torch.cuda.is_available()
     if config.run.precision == "fp16" and not on_gpu:
         raise UsageError("run.precision: fp16 needs a GPU; choose bf16 or fp32")
+    AcceleratorState._reset_state()  # it remembers the precision of an earlier run in this process
     return Accelerator(mixed_precision="no" if config.run.precision == "fp32" else config.run.precision, cpu=not on_gpu)
 
 
 def _seed(seed: int, step: int, rank: int) -> None:
-    """Random numbers inside the network (dropout) depend on the step alone, so that resuming needs no generator state."""
+    """Let random numbers in the network (dropout) depend on the step alone: resuming needs no generator state."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 
@@ -301,7 +303,8 @@ def _loss(
     images = normalize(batch.images.to(device, non_blocking=True), card.input)
     targets = tuple(t.to(device, non_blocking=True) for t in batch.targets)
     with accelerator.autocast():
-        outputs = network(images, return_maps=True) if config.loss.map_weight else network(images)
+        wants_maps = card.codec.type == "simcc" and config.loss.map_weight > 0
+        outputs = network(images, return_maps=True) if wants_maps else network(images)
     return compute_loss(outputs, targets, batch.weights.to(device, non_blocking=True), card.codec.type, config.loss)
 
 
@@ -400,7 +403,7 @@ def _stop_signals() -> Iterator[list[int]]:
 
     def note(number: int, _: Any) -> None:
         received.append(number)
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:

@@ -28,7 +28,7 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def smooth_labels(target: Tensor, smoothing: float) -> Tensor:
-    """One-hot targets (..., N) with 1 - smoothing at the label and smoothing / (N - 1) elsewhere (SimCC, section 3.2)."""
+    """One-hot targets (..., N) with 1 - smoothing at the label, smoothing / (N - 1) elsewhere (SimCC, section 3.2)."""
     if smoothing == 0:
         return target
     return target * (1 - smoothing) + (1 - target) * (smoothing / (target.shape[-1] - 1))
@@ -37,7 +37,8 @@ def smooth_labels(target: Tensor, smoothing: float) -> Tensor:
 def divergence(logits: Tensor, target: Tensor) -> Tensor:
     """KL(target || softmax(logits)) summed over the last axis: (..., N), (..., N) -> (...).
 
-    0 log 0 counts as 0. The target need not sum to 1: a Gaussian cut off at the border sums to less (EBA-PRNetCC eq. 5).
+    0 log 0 counts as 0. The target need not sum to 1: a Gaussian cut off at the border sums to less (EBA-PRNetCC
+    eq. 5).
     """
     target = _wide(target)
     return (torch.xlogy(target, target) - target * F.log_softmax(_wide(logits), dim=-1)).sum(-1)
@@ -63,7 +64,7 @@ def simcc_loss(
         weights: (B, K), 0 for keypoints that must not be learned.
         reduction: how divergences become one number.
             "paper": mean over batch and keypoints of weight * (KL_x + KL_y), bins summed (EBA-PRNetCC eq. 4-5).
-            "reference": as the published SimCC code: the same, but the mean over the bins of each axis; Nx times smaller.
+            "reference": as the published SimCC code: the same, but the mean over each axis' bins, so much smaller.
             "nmt": bins and keypoints summed, mean over the batch (SimCC's loss for one-hot targets).
             "mmpose": mean over bins, sum over the batch, mean over keypoints; grows with the batch.
         label_smoothing: for one-hot targets.
@@ -127,7 +128,7 @@ def map_loss(maps: Tensor, target_x: Tensor, target_y: Tensor, weights: Tensor) 
     inside = (columns.sum(-1) > 1e-6) & (rows.sum(-1) > 1e-6)
     columns = columns / columns.sum(-1, keepdim=True).clamp_min(1e-6)
     rows = rows / rows.sum(-1, keepdim=True).clamp_min(1e-6)
-    log_probability = F.log_softmax(_wide(maps).flatten(-2), dim=-1).unflatten(-1, (height, width))
+    log_probability = F.log_softmax(_wide(maps).flatten(-2), dim=-1).reshape(maps.shape)
     cross_entropy = -torch.einsum("bkyx,bky,bkx->bk", log_probability, rows, columns)
     return (cross_entropy * _wide(weights) * inside).mean()
 
@@ -138,8 +139,8 @@ def compute_loss(
     """The loss of a recipe, and its parts by name (detached).
 
     Args:
-        outputs: the network's; a SimCC model's keypoint maps may follow its two logits.
-        targets: the codec's, in the order of the outputs.
+        outputs: the network's in training mode; a SimCC model's keypoint maps may follow its two logits.
+        targets: the codec's, in the order of the outputs; heatmaps follow the coordinates.
         weights: (B, K).
         codec_type: "simcc", "heatmap" or "coordinate" (`ebapose.card.CodecSpec.type`).
         config: reduction, smoothing and weight of the auxiliary loss.
@@ -147,7 +148,10 @@ def compute_loss(
     if codec_type == "heatmap":
         parts = {"heatmap": heatmap_loss(outputs[0], targets[0], weights)}
     elif codec_type == "coordinate":
-        parts = {"coordinate": coordinate_loss(outputs[0], targets[0], weights)}
+        parts = {
+            "coordinate": coordinate_loss(outputs[0], targets[0], weights),
+            "maps": config.map_weight * heatmap_loss(outputs[1], targets[1], weights),
+        }
     else:
         parts = {
             "simcc": simcc_loss(

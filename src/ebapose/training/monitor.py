@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ebapose.io.atomic import write_text
+from ebapose.atomic import write_text
 from ebapose.skeleton import Skeleton
 from ebapose.structures import UInt8Array
 
@@ -57,7 +57,7 @@ class Monitor:
         from torch.utils.tensorboard import SummaryWriter
 
         drop_later_rows(self.csv_path, first_step)
-        self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1 if first_step else None)  # type: ignore[no-untyped-call]
+        self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1 if first_step else None)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -83,7 +83,7 @@ class Monitor:
     ) -> None:
         if self.active:
             self.bar.stop()
-            self.writer.close()  # type: ignore[no-untyped-call]
+            self.writer.close()
 
     def note(self, text: str) -> None:
         """A line for the person who watches."""
@@ -108,13 +108,13 @@ class Monitor:
         for name, value in {**values, **(extra or {})}.items():
             if name not in ("step", "epoch", "samples") and math.isfinite(value):
                 place = f"validation/{name.removeprefix('val_')}" if name.startswith("val_") else f"training/{name}"
-                self.writer.add_scalar(place, value, step)  # type: ignore[no-untyped-call]
-        self.writer.flush()  # type: ignore[no-untyped-call]
+                self.writer.add_scalar(place, value, step)
+        self.writer.flush()
 
     def pictures(self, step: int, panel: UInt8Array) -> None:
         """Show a picture (H, W, 3) of validation samples in TensorBoard."""
         if self.active:
-            self.writer.add_image("validation/samples", panel, step, dataformats="HWC")  # type: ignore[no-untyped-call]
+            self.writer.add_image("validation/samples", panel, step, dataformats="HWC")
 
     def eta(self, step: int) -> str:
         """Remaining time at the mean speed of this session, "1:23:45"."""
@@ -157,4 +157,4 @@ def draw_samples(
     while len(panels) % 4:
         panels.append(np.zeros_like(panels[0]))
     rows = [np.concatenate(panels[i : i + 4], axis=1) for i in range(0, len(panels), 4)]
-    return np.concatenate(rows, axis=0)  # type: ignore[no-any-return]
+    return np.concatenate(rows, axis=0)

@@ -147,7 +147,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """A matrix (m, n) with the same singular vectors and singular values near 1 (0.7 .. 1.2), by Newton-Schulz steps."""
+    """A matrix (m, n) of the same singular vectors with singular values near 1 (0.7 .. 1.2), by Newton-Schulz steps."""
     a, b, c = 3.4445, -4.7750, 2.0315  # quintic with the steepest slope at 0 (Jordan et al. 2024)
     x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
     tall = x.shape[0] > x.shape[1]

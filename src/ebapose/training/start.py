@@ -35,8 +35,8 @@ def build_model(config: TrainConfig, skeleton: Skeleton) -> tuple[PoseModel, Mod
     )
     if config.loss.targets is not None and codec.type != "simcc":
         raise UsageError(f"loss.targets: {config.model.name} has no SimCC head")
-    if config.loss.map_weight and codec.type != "simcc":
-        raise UsageError(f"loss.map_weight: {config.model.name} has no keypoint maps in front of a SimCC head")
+    if config.loss.map_weight and codec.type == "heatmap":
+        raise UsageError(f"loss.map_weight: {config.model.name} predicts its maps, there is nothing auxiliary about them")
     card = card.model_copy(update={"license": config.license, "source": config.source, "codec": codec})
     if config.model.weights is None:
         return model, card, ["from random weights"]
@@ -82,10 +82,10 @@ def compile_model(model: nn.Module, how: str) -> None:
     The forward function is replaced, not the module: names in the state dict and mixed precision around it stay.
     """
     if how == "whole":
-        model.forward = torch.compile(model.forward, dynamic=False)  # type: ignore[method-assign]
+        model.forward = torch.compile(model.forward, dynamic=False)
     elif how == "regional":
         for module in model.modules():
-            if isinstance(module, nn.Sequential):
+            if isinstance(module, nn.Sequential | nn.ModuleList):
                 for block in module:
                     if any(True for _ in block.children()) and not isinstance(block, nn.Sequential):
                         block.forward = torch.compile(block.forward, dynamic=False)

@@ -46,8 +46,8 @@ def predict(
     """Poses of a validation set, gathered from all processes.
 
     Returns:
-        keypoints (N, K, 2) in image px and scores (N, K), NaN and 0 for persons whose picture could not be used; and the
-        messages about those pictures.
+        keypoints (N, K, 2) in image px and scores (N, K), NaN and 0 for persons whose picture could not be used; and
+        the messages about those pictures.
     """
     found: list[tuple[int, NDArray[np.float64], NDArray[np.float32]]] = []
     broken: list[str] = []

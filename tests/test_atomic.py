@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ebapose.io.atomic import atomic_write, write_text
+from ebapose.atomic import atomic_write, write_text
 
 
 def test_a_complete_file_takes_the_place(tmp_path):
@@ -65,7 +65,7 @@ def test_a_killed_process_leaves_the_old_file(tmp_path):
     path.write_bytes(b"old" * 1000)
     code = (
         "import sys, time\n"
-        "from ebapose.io.atomic import atomic_write\n"
+        "from ebapose.atomic import atomic_write\n"
         "with atomic_write(sys.argv[1]) as temporary, temporary.open('wb') as file:\n"
         "    file.write(b'half'); file.flush(); print('writing', flush=True); time.sleep(60)\n"
     )
