@@ -261,6 +261,58 @@ def benchmark(
     return 0
 
 
+def import_weights(
+    checkpoint: tyro.conf.Positional[Path],
+    /,
+    *,
+    out: Path,
+    input_hw: tuple[int, int] | None = None,
+    targets: Literal["gaussian", "one_hot"] = "gaussian",
+    sigma: float | None = None,
+    color: Literal["bgr", "rgb"] = "bgr",
+    license: str = "",  # noqa: A002 - the card's word
+) -> int:
+    """Convert a published SimCC or Simple Baseline checkpoint (.pth) into weights with a card. Nothing is unpickled.
+
+    Args:
+        checkpoint: The published file; architecture and size are recognised by its tensors.
+        out: The .safetensors file to write.
+        input_hw: Input height and width, where neither the tensors nor the file name say it.
+        targets: What SimCC was trained with.
+        sigma: Of SimCC's Gaussian targets, in bins; default: the architecture's.
+        color: Channel order of the training pictures; the published configurations say BGR.
+        license: Of the checkpoint, for the card.
+    """
+    from ebapose.models.official import import_official
+
+    card = import_official(
+        checkpoint, out, input_hw=input_hw, targets=targets, sigma=sigma, color=color, license=license
+    )
+    print(f"{out}: {card.name}")
+    return 0
+
+
+def data() -> int:
+    """Check, show, convert or make training data: see `ebapose data --help`."""
+    raise UsageError("data: name what to do: check, show, convert or synth")
+
+
+def weights() -> int:
+    """Import published checkpoints: see `ebapose weights --help`."""
+    raise UsageError("weights: name what to do: import")
+
+
+def _group(name: str) -> dict[str, Callable[..., int]] | None:
+    """The verbs of a group of verbs."""
+    if name == "data":
+        from ebapose.data import commands
+
+        return {"check": commands.check, "show": commands.show, "convert": commands.convert, "synth": commands.synth}
+    if name == "weights":
+        return {"import": import_weights}
+    return None
+
+
 VERBS: dict[str, Callable[..., int]] = {
     "predict": predict,
     "models": models,
@@ -268,6 +320,8 @@ VERBS: dict[str, Callable[..., int]] = {
     "train": train,
     "export": export,
     "benchmark": benchmark,
+    "data": data,
+    "weights": weights,
 }
 
 
@@ -283,6 +337,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] == ["train"]:
             return _train(arguments[1:])
+        group = _group(arguments[0]) if len(arguments) > 1 else None
+        if group is not None:
+            return tyro.extras.subcommand_cli_from_dict(group, prog=f"ebapose {arguments[0]}", args=arguments[1:])
         return tyro.extras.subcommand_cli_from_dict(
             VERBS, prog="ebapose", description="2D human pose estimation: a photo in, poses out.", args=arguments
         )
