@@ -5,7 +5,9 @@ import pytest
 
 from ebapose.codecs import Decoded, apply_calibration
 from ebapose.errors import UsageError
-from ebapose.evaluation.calibration import fit_calibration, reliability, right_keypoints, sigma_calibration
+from ebapose.evaluation.calibration import calibrate, fit_calibration, reliability, right_keypoints, sigma_calibration
+from ebapose.evaluation.inputs import Results, read_annotations
+from pose_sets import STANDING, annotation, dataset
 
 
 def sigmoid(z):
@@ -123,3 +125,21 @@ def test_nothing_to_calibrate_on():
         fit_calibration(np.ones((2, 3)), np.ones((2, 3)), np.zeros((2, 3)))
     with pytest.raises(UsageError, match=r"must lie in 0\.\.1"):
         fit_calibration(np.full((2, 3), 1.2), np.ones((2, 3)), np.ones((2, 3)))
+
+
+def test_calibrate_a_models_results():
+    rng = np.random.default_rng(6)
+    truth = read_annotations(dataset([annotation(i, i, STANDING) for i in range(1, 301)], range(1, 301)))
+    spread = rng.choice([1.0, 6.0, 20.0], (300, 17, 1)) * np.ones(2)
+    keypoints = truth.keypoints + rng.normal(size=spread.shape) * spread
+    raw_scores = sigmoid(2 - np.log(spread[..., 0]))
+    missing = np.arange(300) != 7  # one person without a pose
+    raw = Results(truth.person_image_ids, keypoints, raw_scores, raw_scores.mean(axis=1), spread / 4)[missing]
+    fit = calibrate(truth, raw, "gt")
+    assert fit.measured_on == "annotations: 299 persons"
+    np.testing.assert_allclose(fit.sigma_scale, 4, rtol=0.25)
+    corrected = sigmoid(np.array(fit.score_scale) * logit(raw_scores) + np.array(fit.score_shift))
+    right = right_keypoints(np.linalg.norm(keypoints - truth.keypoints, axis=-1), truth.areas, truth.skeleton.sigmas)
+    before, after = reliability(raw_scores, right), reliability(corrected, right)
+    assert after.expected_calibration_error < before.expected_calibration_error / 2
+    assert after.brier_score < before.brier_score

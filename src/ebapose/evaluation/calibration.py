@@ -15,6 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ebapose.card import Calibration
 from ebapose.errors import UsageError
+from ebapose.evaluation.coco_ap import BoxMode
+from ebapose.evaluation.inputs import Annotations, Results
+from ebapose.evaluation.matching import match_persons
 from ebapose.evaluation.oks import keypoint_similarity
 
 FloatArray = NDArray[np.float64]
@@ -137,6 +140,31 @@ def _standardised(errors_px: ArrayLike, sigmas_px: ArrayLike) -> FloatArray:
     errors, sigmas = np.abs(np.asarray(errors_px, np.float64)).ravel(), np.asarray(sigmas_px, np.float64).ravel()
     known = np.isfinite(errors) & np.isfinite(sigmas)
     return np.asarray(errors[known] / np.maximum(sigmas[known], _MIN_SIGMA_PX))
+
+
+def calibrate(truth: Annotations, raw: Results, box_mode: BoxMode) -> Calibration:
+    """Corrections from the raw (uncalibrated) results of a model on an annotated set; see `fit_calibration`.
+
+    Args:
+        truth: what was read; do not report calibration on the same persons.
+        raw: poses with uncorrected scores and sigmas.
+        box_mode: how poses are matched to persons, see `ebapose.evaluation.matching`.
+
+    Raises:
+        UsageError: no labelled keypoint of a matched person, or scores outside 0..1.
+    """
+    matches = match_persons(truth, raw, box_mode)
+    errors_px = matches.predicted(raw.keypoints) - truth.keypoints
+    right = right_keypoints(np.linalg.norm(errors_px, axis=-1), truth.areas, truth.skeleton.sigmas)
+    sigmas_px = None if raw.sigmas_px is None else matches.predicted(raw.sigmas_px)
+    return fit_calibration(
+        matches.predicted(raw.keypoint_scores),
+        right,
+        truth.labelled & truth.counted[:, None],
+        errors_px,
+        sigmas_px,
+        measured_on=f"{truth.name}: {len(matches.persons)} persons",
+    )
 
 
 def fit_calibration(

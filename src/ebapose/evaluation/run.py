@@ -15,7 +15,7 @@ from ebapose.data.coco import CocoKeypoints, load_coco
 from ebapose.data.coco_file import SkeletonLike
 from ebapose.errors import UsageError
 from ebapose.evaluation.inputs import NO_ANNOTATION, Results
-from ebapose.evaluation.oks import oks_nms, pose_scores
+from ebapose.evaluation.oks import pose_scores, select_poses
 from ebapose.evaluation.report import Report, evaluate_predictions
 from ebapose.geometry.crop import fit_boxes
 from ebapose.inference.predictor import Predictor, load
@@ -148,10 +148,6 @@ def _suppress(results: Results, records: CocoKeypoints) -> NDArray[np.intp]:
     """Rows that survive OKS-NMS within their picture."""
     _, sizes_wh = fit_boxes(records.boxes_xyxy, (4, 3), 1.25)
     areas = sizes_wh.prod(axis=1)
-    kept = []
-    order = np.argsort(results.image_ids, kind="stable")
-    _, starts = np.unique(results.image_ids[order], return_index=True)
-    for rows in np.split(order, starts[1:]):
-        chosen = oks_nms(results.keypoints[rows], results.scores[rows], areas[rows], records.skeleton.sigmas, NMS_OKS)
-        kept.append(rows[chosen])
-    return np.sort(np.concatenate(kept))
+    return np.sort(
+        select_poses(results.image_ids, results.keypoints, results.scores, areas, records.skeleton.sigmas, NMS_OKS)
+    )
