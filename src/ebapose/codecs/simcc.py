@@ -117,7 +117,7 @@ def central_half_width(probabilities: Float32Array) -> Float32Array:
         lower = np.where(index > 0, np.take_along_axis(cumulated, np.maximum(index - 1, 0), axis=-1), 0)
         fraction = (level - lower) / np.maximum(upper - lower, 1e-12)
         width += sign * (index + fraction)[..., 0].astype(np.float32)
-    return width / 2
+    return width * np.float32(0.5)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,14 @@ class TrainResult:
     validation: dict[str, float]
     broken: tuple[str, ...]
 
+    def summary(self) -> str:
+        """What happened, in one or two lines for a person."""
+        best = "" if self.best is None else f", best {self.best:.3f} after step {self.best_step}"
+        lines = [f"{self.finished}: {self.samples} samples in {self.steps} steps, {self.elapsed_s / 60:.1f} min{best}"]
+        if self.weights is not None:
+            lines.append(f"weights: {self.weights}")
+        return "\n".join(lines)
+
 
 def train(config: TrainConfig, out: str | Path, resume: bool = False) -> TrainResult:
     """Train a recipe.
