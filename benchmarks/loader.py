@@ -1,9 +1,10 @@
 """Crops per second of one core: `ebapose.data.dataset` against decode, warp, flip one after the other.
 
-    python benchmarks/loader.py [--pictures 200] [--rounds 3] [--size 256 192] [--annotations FILE]
+    python benchmarks/loader.py [--pictures 200] [--rounds 3] [--size 256 192] [--picture-size 640 480]
+                                [--annotations FILE]
 
-Without an annotation file, noisy 640x480 JPEGs with boxes of COCO's usual sizes are made in a temporary folder. Both
-loaders run alternately in one process, so that the ratio means something on a busy machine.
+Without an annotation file, noisy JPEGs with boxes of COCO's usual sizes are made in a temporary folder. All loaders
+run alternately in one process, so that the ratio means something on a busy machine.
 """
 
 from __future__ import annotations
@@ -24,20 +25,21 @@ from ebapose.geometry.crop import image_to_crop_matrix, transform_points
 from ebapose.skeleton import COCO17
 
 
-def make_pictures(folder: Path, count: int, seed: int = 0) -> Path:
-    """COCO-like data: 640x480, quality 90, person boxes from small to almost the whole picture."""
+def make_pictures(folder: Path, count: int, size_wh: tuple[int, int] = (640, 480), seed: int = 0) -> Path:
+    """COCO-like data: JPEGs of quality 90, person boxes from small to almost the whole picture."""
     rng = np.random.default_rng(seed)
+    full_width, full_height = size_wh
     images, annotations = [], []
     for i in range(count):
-        smooth = cv2.resize(rng.integers(0, 256, (30, 40, 3), np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
-        texture = cv2.resize(rng.normal(0, 14, (240, 320, 3)), (640, 480))
+        smooth = cv2.resize(rng.integers(0, 256, (30, 40, 3), np.uint8), size_wh, interpolation=cv2.INTER_CUBIC)
+        texture = cv2.resize(rng.normal(0, 14, (full_height // 2, full_width // 2, 3)), size_wh)
         picture = np.clip(smooth + texture, 0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / f"{i:05d}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
-        height = float(np.exp(rng.uniform(np.log(60), np.log(470))))
-        width = min(height * rng.uniform(0.35, 0.9), 600)
-        box = [rng.uniform(0, 640 - width), rng.uniform(0, 480 - height), width, height]
+        height = full_height * float(np.exp(rng.uniform(np.log(0.125), np.log(0.98))))
+        width = min(height * rng.uniform(0.35, 0.9), 0.94 * full_width)
+        box = [rng.uniform(0, full_width - width), rng.uniform(0, full_height - height), width, height]
         points = rng.uniform(0, 1, (17, 2)) * box[2:] + box[:2]
-        images.append({"id": i, "file_name": f"{i:05d}.jpg", "width": 640, "height": 480})
+        images.append({"id": i, "file_name": f"{i:05d}.jpg", "width": full_width, "height": full_height})
         annotations.append(
             {
                 "id": i,
@@ -75,11 +77,12 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, nargs=2, default=(256, 192), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--picture-size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--annotations", type=Path)
     args = parser.parse_args()
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as folder:
-        annotations = args.annotations or make_pictures(Path(folder), args.pictures)
+        annotations = args.annotations or make_pictures(Path(folder), args.pictures, tuple(args.picture_size))
         records = load_coco(annotations).persons()
         rows = np.random.default_rng(0).permutation(len(records))[: args.pictures]
         size_hw = (args.size[0], args.size[1])

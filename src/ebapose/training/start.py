@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import ebapose.zoo
-from ebapose.card import ModelCard, read_card
+from ebapose import zoo
+from ebapose.card import ModelCard
 from ebapose.errors import UsageError
 from ebapose.models.pose_model import PoseModel
 from ebapose.models.registry import create_model, default_card, parse_name
@@ -36,7 +36,9 @@ def build_model(config: TrainConfig, skeleton: Skeleton) -> tuple[PoseModel, Mod
     if config.loss.targets is not None and codec.type != "simcc":
         raise UsageError(f"loss.targets: {config.model.name} has no SimCC head")
     if config.loss.map_weight and codec.type == "heatmap":
-        raise UsageError(f"loss.map_weight: {config.model.name} predicts its maps, there is nothing auxiliary about them")
+        raise UsageError(
+            f"loss.map_weight: {config.model.name} predicts its maps, there is nothing auxiliary about them"
+        )
     card = card.model_copy(update={"license": config.license, "source": config.source, "codec": codec})
     if config.model.weights is None:
         return model, card, ["from random weights"]
@@ -65,11 +67,10 @@ def _weights_path(weights: str, model: str) -> Path:
     if weights != "default":
         return Path(weights)
     architecture, size_hw = parse_name(model)
-    folder = Path(ebapose.zoo.__file__).parent
-    cards = {p: read_card(p) for kind in ("safetensors", "onnx") for p in sorted(folder.glob(f"*.{kind}"))}
-    fitting = {p: card for p, card in cards.items() if card is not None and card.architecture == architecture}
+    cards = {path: zoo.bundled_card(path) for path in sorted(set(zoo.bundled_models().values()))}
+    fitting = {path: card for path, card in cards.items() if card.architecture == architecture}
     if not fitting:
-        known = sorted({card.architecture for card in cards.values() if card is not None})
+        known = sorted({card.architecture for card in cards.values()})
         near = difflib.get_close_matches(architecture, known, 1)
         hint = f", did you mean {near[0]}?" if near else ""
         raise UsageError(f"model.weights: no bundled weights of {architecture}{hint}")

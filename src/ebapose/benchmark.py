@@ -1,0 +1,497 @@
+"""How fast is it here? The network in every installed runtime, side by side in one run, and the way of a whole picture.
+
+Other programs make a machine's speed drift. So contenders take turns within each round, and the ratio of two of them is
+the median of the rounds' ratios: it holds on a busy machine where milliseconds do not.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ebapose.atomic import write_text
+from ebapose.card import ModelCard
+from ebapose.data.synthetic import Scene, draw_people
+from ebapose.errors import EbaposeError, MissingDependencyError, ModelFileError, UsageError
+from ebapose.inference.detector import NanoDet, PersonDetector
+from ebapose.inference.predictor import load, resolve_model
+from ebapose.inference.run import predict_sources
+from ebapose.inference.runtime import (
+    OnnxRuntime,
+    OpenVINORuntime,
+    Runtime,
+    TorchRuntime,
+    available_cores,
+    choose_runtime,
+    load_model_file,
+)
+from ebapose.models.registry import create_model, default_card, parse_name
+from ebapose.structures import Boxes, Frame
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+PACKAGES = ("ebapose", "numpy", "opencv-python-headless", "openvino", "onnxruntime", "torch")
+PICTURE_HW = (480, 640)
+PAUSE_S = 0.005  # between turns: idle threads of one runtime go on spinning for a moment and would slow the next one
+_FIRST_PICTURE = """
+import sys
+from ebapose.cli import main
+code = main(sys.argv[1:])
+try:
+    import resource
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+except ImportError:
+    print(0)
+sys.exit(code)
+"""
+
+
+@dataclass(frozen=True)
+class NetworkTiming:
+    """One network in one runtime at one batch size.
+
+    Attributes:
+        system: name of the model, or of the compared file.
+        runtime: "openvino", "onnxruntime" or "torch" (eager).
+        precision: "f32" or "bf16".
+        batch_size: crops per call.
+        ms_per_crop: median over the rounds.
+        quartiles_ms: of the rounds, ms per crop.
+        speedup: median over the rounds of PyTorch eager's time over this one's; None without PyTorch.
+    """
+
+    system: str
+    runtime: str
+    precision: str
+    batch_size: int
+    ms_per_crop: float
+    quartiles_ms: tuple[float, float]
+    speedup: float | None
+
+
+@dataclass(frozen=True)
+class PipelineTiming:
+    """A whole picture, from file to files.
+
+    Attributes:
+        picture: what it shows.
+        stage_ms: median over the pictures, ms per stage.
+        total_ms: median ms per picture, all stages.
+        around_share: part of the total that is neither network nor detector.
+    """
+
+    picture: str
+    stage_ms: dict[str, float]
+    total_ms: float
+    around_share: float
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """All that was measured. `start_s`: seconds of fresh processes; `peak_rss_mib`: of the one that predicts."""
+
+    model: str
+    default_runtime: str
+    machine: dict[str, Any]
+    networks: list[NetworkTiming]
+    pipeline: PipelineTiming
+    start_s: dict[str, float]
+    peak_rss_mib: float | None
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Contender:
+    """A network in a runtime; `run(n)` sends n crops through it."""
+
+    system: str
+    runtime: str
+    precision: str
+    run: Callable[[int], object]
+
+
+def run_benchmark(
+    model: str | Path = "default",
+    *,
+    systems: Sequence[str] = (),
+    batch_sizes: Sequence[int] = (1, 8),
+    repeats: int = 20,
+    threads: int | None = None,
+    compare: Path | None = None,
+    out: Path | None = None,
+) -> BenchmarkResult:
+    """Measure; see the module's text.
+
+    Args:
+        model: bundled model or model file.
+        systems: registered model names, timed beside it with random weights.
+        batch_sizes: crops per network call.
+        repeats: timed rounds.
+        threads: CPU threads, all available ones by default.
+        compare: an ONNX file of any other network: one picture input, NCHW or NHWC, any batch and size.
+        out: folder for `benchmark.json`.
+
+    Raises:
+        UsageError: a number or name makes no sense. ModelFileError: a file cannot be used or fed.
+        MissingDependencyError: `systems` without torch.
+    """
+    if repeats < 1 or not batch_sizes or min(batch_sizes) < 1:
+        raise UsageError("benchmark: repeats and batch sizes must be at least 1")
+    if threads is not None and threads < 1:
+        raise UsageError(f"benchmark: {threads} threads make no sense")
+    for name in systems:
+        parse_name(name)
+    threads = threads or available_cores()
+    path = resolve_model(model)
+    notes: list[str] = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ebapose-benchmark-")))
+        path, card, contenders = _open_model(path, threads, folder, notes)
+        for name in systems:
+            contenders += _open_registered(name, threads, folder)
+        if compare is not None:
+            contenders += _open_other(compare, threads, card.input.size_hw)
+        networks = [t for size in batch_sizes for t in _time_networks(contenders, size, repeats)]
+        picture, scene = _picture(folder)
+        pipeline = _time_pipeline(path, picture, scene, threads, repeats, folder)
+        start_s, peak_rss_mib = _time_starts(path, picture, folder)
+    result = BenchmarkResult(
+        model=card.name,
+        default_runtime=choose_runtime(path, "auto"),
+        machine={**describe_machine(), "threads": threads},
+        networks=networks,
+        pipeline=pipeline,
+        start_s=start_s,
+        peak_rss_mib=peak_rss_mib,
+        notes=notes,
+    )
+    if out is not None:
+        try:
+            write_text(out / "benchmark.json", json.dumps(result.to_dict(), indent=2) + "\n")
+        except OSError as error:
+            raise EbaposeError(f"{out}: cannot be written ({error.strerror})") from None
+    return result
+
+
+def describe_machine() -> dict[str, Any]:
+    """CPU, cores, system, and versions of what is installed."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            if package == "ebapose":  # a checkout that is not installed
+                from ebapose import __version__
+
+                versions[package] = __version__
+    return {
+        "cpu": _cpu_name(),
+        "cores": available_cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": versions,
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _open_model(path: Path, threads: int, folder: Path, notes: list[str]) -> tuple[Path, ModelCard, list[_Contender]]:
+    """The model in every runtime that can run it, PyTorch among them if its weights can be read."""
+    module = None
+    if path.suffix in (".onnx", ".safetensors") and _installed("torch"):
+        from ebapose.models.weights import load_model
+
+        try:
+            module, card = load_model(path)
+        except (ModelFileError, MissingDependencyError) as error:
+            if path.suffix == ".safetensors":
+                raise
+            notes.append(f"not timed in PyTorch: {error}")
+        else:
+            if path.suffix == ".safetensors":
+                path = _export(module, card, folder)
+    _, card = load_model_file(path, "auto", threads)
+    return path, card, _in_all_runtimes(card.name, path, module, card, threads)
+
+
+def _open_registered(name: str, threads: int, folder: Path) -> list[_Contender]:
+    if not _installed("torch"):
+        raise MissingDependencyError("torch", "torch", f"timing {name}")
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = create_model(name).eval()
+    card = default_card(module)
+    return _in_all_runtimes(f"{name} (random weights)", _export(module, card, folder), module, card, threads)
+
+
+def _export(module: Any, card: ModelCard, folder: Path) -> Path:
+    from ebapose.export.onnx import export_onnx
+
+    return export_onnx(module, card, folder / f"{card.name}.onnx")
+
+
+def _in_all_runtimes(system: str, path: Path, module: Any, card: ModelCard, threads: int) -> list[_Contender]:
+    runtimes: list[Runtime] = []
+    if module is not None:
+        runtimes.append(TorchRuntime(module, card, threads))
+    runtimes += _open_everywhere(path, threads)
+    crops = np.random.default_rng(0).integers(0, 256, (64, *card.input.size_hw, 3), dtype=np.uint8)
+
+    def feed(runtime: Runtime) -> Callable[[int], object]:
+        return lambda count: runtime(np.resize(crops, (count, *crops.shape[1:])))
+
+    return [_Contender(system, r.name, r.precision, feed(r)) for r in runtimes]
+
+
+def _open_everywhere(path: Path, threads: int) -> list[OpenVINORuntime | OnnxRuntime]:
+    """A model file in all installed runtimes, PyTorch aside."""
+    opened: list[OpenVINORuntime | OnnxRuntime] = []
+    if _installed("openvino"):
+        opened.append(OpenVINORuntime(path, threads))
+        if OpenVINORuntime.has_bfloat16():
+            opened.append(OpenVINORuntime(path, threads, "bf16"))
+    if path.suffix == ".onnx" and _installed("onnxruntime"):
+        opened.append(OnnxRuntime(path, threads))
+    if not opened:
+        raise MissingDependencyError("onnxruntime", "onnxruntime", f"timing {path.name}")
+    return opened
+
+
+def _open_other(path: Path, threads: int, size_hw: tuple[int, int]) -> list[_Contender]:
+    """Any network of one picture input. Raises ModelFileError where it cannot be fed."""
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such file")
+    if path.suffix != ".onnx":
+        raise ModelFileError(f"{path}: an ONNX file expected")
+    contenders = []
+    for runtime in _open_everywhere(path, threads):
+        blob = _blob_for(runtime, path, size_hw)
+        fixed = blob.shape[0]  # 0: the batch is free
+
+        def run(count: int, runtime: Runtime = runtime, blob: NDArray[Any] = blob, fixed: int = fixed) -> None:
+            for _ in range(-(-count // fixed) if fixed else 1):
+                runtime(blob if fixed else np.zeros((count, *blob.shape[1:]), blob.dtype))
+
+        try:
+            run(1)
+        except Exception as error:  # each runtime has exceptions of its own
+            cause = " ".join(str(error).split())[:200]
+            raise ModelFileError(f"{path}: {runtime.name} cannot run it on {blob.shape[1:]} input ({cause})") from None
+        contenders.append(_Contender(path.name, runtime.name, runtime.precision, run))
+    return contenders
+
+
+def _blob_for(runtime: OpenVINORuntime | OnnxRuntime, path: Path, size_hw: tuple[int, int]) -> NDArray[Any]:
+    """Zeros of the shape and type that a network wants; batch 0 stands for a free one."""
+    shape: list[int | None]
+    if isinstance(runtime, OnnxRuntime):
+        inputs = runtime.session.get_inputs()
+        names = [i.type.removeprefix("tensor(").removesuffix(")") for i in inputs]
+        shapes = [[n if isinstance(n, int) else None for n in i.shape] for i in inputs]
+    else:
+        inputs = runtime.model.inputs
+        names = [i.get_element_type().get_type_name() for i in inputs]
+        shapes = [
+            [None if n.is_dynamic else n.get_length() for n in i.get_partial_shape()]
+            if i.get_partial_shape().rank.is_static
+            else []
+            for i in inputs
+        ]
+    if len(inputs) != 1:
+        raise ModelFileError(f"{path}: it has {len(inputs)} inputs, only networks with one picture input can be timed")
+    types = {"u8": np.uint8, "uint8": np.uint8, "f32": np.float32, "float": np.float32, "f16": np.float16}
+    types |= {"float16": np.float16, "i32": np.int32, "int32": np.int32}
+    shape, name = shapes[0], names[0]
+    if name not in types:
+        raise ModelFileError(f"{path}: input of type {name}, expected uint8, int32, float16 or float32")
+    if len(shape) != 4 or 3 not in (shape[1], shape[3]):
+        found = "x".join("?" if n is None else str(n) for n in shape)
+        raise ModelFileError(f"{path}: input of shape {found or '?'}, expected NCHW or NHWC with 3 channels")
+    height, width = size_hw
+    usual = (0, 3, height, width) if shape[1] == 3 else (0, height, width, 3)
+    return np.zeros([u if n is None else n for n, u in zip(shape, usual, strict=True)], types[name])
+
+
+def _time_networks(contenders: Sequence[_Contender], batch_size: int, repeats: int) -> list[NetworkTiming]:
+    for contender in contenders:
+        for _ in range(2):  # the first calls of a shape compile and allocate
+            contender.run(batch_size)
+    rounds: list[list[float]] = [[] for _ in contenders]
+    for number in range(repeats):
+        for turn in range(len(contenders)):
+            index = (turn + number) % len(contenders)
+            time.sleep(PAUSE_S)
+            start = time.perf_counter()
+            contenders[index].run(batch_size)
+            rounds[index].append((time.perf_counter() - start) / batch_size)
+    eager = {c.system: seconds for c, seconds in zip(contenders, rounds, strict=True) if c.runtime == "torch"}
+    timings = []
+    for contender, seconds in zip(contenders, rounds, strict=True):
+        low, middle, high = (float(q) for q in np.percentile(seconds, [25, 50, 75]) * 1000)
+        reference = eager.get(contender.system)
+        speedup = statistics.median(a / b for a, b in zip(reference, seconds, strict=True)) if reference else None
+        timings.append(
+            NetworkTiming(
+                contender.system, contender.runtime, contender.precision, batch_size, middle, (low, high), speedup
+            )
+        )
+    return timings
+
+
+def _picture(folder: Path) -> tuple[Path, Scene]:
+    """A JPEG with two drawn people."""
+    scene = draw_people(PICTURE_HW, seed=3, num_people=2)
+    path = folder / "two_people.jpg"
+    cv2.imwrite(str(path), cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
+    return path, scene
+
+
+class _TwoPersons:
+    """The bundled detector at work, but always two persons found: drawn people are not what it was trained on."""
+
+    def __init__(self, detector: PersonDetector, boxes: Boxes) -> None:
+        self._detector, self._boxes = detector, boxes
+
+    def __call__(self, frame: Frame) -> Boxes:
+        self._detector(frame)
+        return self._boxes
+
+
+def _time_pipeline(path: Path, picture: Path, scene: Scene, threads: int, repeats: int, folder: Path) -> PipelineTiming:
+    detector = _TwoPersons(NanoDet(threads=threads), Boxes.from_xyxy(scene.boxes_xyxy))
+    predictor = load(path, detector=detector, threads=threads)
+    runs = []
+    for number in range(repeats + 2):
+        summary = predict_sources(predictor, [str(picture)], folder / "out", ("overlay", "json"))
+        if number >= 2:
+            runs.append(summary.milliseconds)
+    stage_ms = {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
+    around = [1 - (run["network"] + run["detect"]) / sum(run.values()) for run in runs]
+    return PipelineTiming(
+        picture=f"{PICTURE_HW[1]}x{PICTURE_HW[0]} JPEG, {len(scene.boxes_xyxy)} persons, overlay and JSON written",
+        stage_ms=stage_ms,
+        total_ms=statistics.median(sum(run.values()) for run in runs),
+        around_share=statistics.median(around),
+    )
+
+
+def _time_starts(path: Path, picture: Path, folder: Path, repeats: int = 3) -> tuple[dict[str, float], float | None]:
+    """Seconds of fresh processes (median), and the peak memory in MiB of the one that predicts a picture."""
+    predict = [
+        "predict",
+        str(picture),
+        "--whole-image",
+        "--out",
+        str(folder / "first"),
+        "--model",
+        str(path),
+        "--quiet",
+    ]
+    commands = {
+        "python alone": ["-c", "pass"],
+        "import ebapose": ["-c", "import ebapose"],
+        "ebapose --help": ["-m", "ebapose", "--help"],
+        "first picture": ["-c", _FIRST_PICTURE, *predict],
+    }
+    package = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    peak = 0
+    for _ in range(repeats):
+        for name, arguments in commands.items():
+            start = time.perf_counter()
+            done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+            seconds[name].append(time.perf_counter() - start)
+            if done.returncode:
+                raise EbaposeError(
+                    f"benchmark: {name} failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}"
+                )
+            if name == "first picture":
+                peak = max(peak, int(done.stdout.split()[-1]))
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return {name: statistics.median(values) for name, values in seconds.items()}, peak / unit or None
+
+
+def benchmark_table(result: BenchmarkResult) -> Group:
+    """The result for a terminal."""
+    from rich.console import Group
+    from rich.table import Table
+
+    machine = result.machine
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    head = f"{machine['cpu']}, {machine['threads']} of {machine['cores']} threads, {machine['system']}\n"
+    head += f"Python {machine['python']}, {versions}"
+
+    networks = Table(title="Network", title_justify="left")
+    for header in ("model", "runtime", "batch"):
+        networks.add_column(header)
+    for header in ("ms per crop", "quartiles", "against PyTorch eager"):
+        networks.add_column(header, justify="right")
+    for t in result.networks:
+        runtime = f"{t.runtime} {t.precision}" + (" eager" if t.runtime == "torch" else "")
+        networks.add_row(
+            t.system,
+            runtime,
+            str(t.batch_size),
+            f"{t.ms_per_crop:.2f}",
+            f"{t.quartiles_ms[0]:.2f} - {t.quartiles_ms[1]:.2f}",
+            "-" if t.speedup is None else f"{t.speedup:.2f}x",
+        )
+
+    pipeline = Table(title=f"Picture to files: {result.pipeline.picture}", title_justify="left")
+    for stage in (*result.pipeline.stage_ms, "total"):
+        pipeline.add_column(stage, justify="right")
+    values = [*result.pipeline.stage_ms.values(), result.pipeline.total_ms]
+    pipeline.add_row(*(f"{ms:.2f} ms" for ms in values))
+
+    starts = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in result.start_s.items())
+    tail = [f"neither network nor detector: {100 * result.pipeline.around_share:.0f} %", f"fresh processes: {starts}"]
+    if result.peak_rss_mib is not None:
+        tail.append(f"peak memory of predicting one picture: {result.peak_rss_mib:.0f} MiB")
+    best = {
+        t.batch_size: t.speedup
+        for t in result.networks
+        if t.system == result.model and t.runtime == result.default_runtime
+    }
+    ratios = ", ".join(f"{ratio:.2f}x at batch {size}" for size, ratio in best.items() if ratio is not None)
+    tail.append(
+        f"default runtime: {result.default_runtime}" + (f", {ratios} of PyTorch eager's speed" if ratios else "")
+    )
+    return Group(head, networks, pipeline, *tail, *result.notes)

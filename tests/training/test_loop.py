@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import ebapose.training.loop as loop
+from ebapose.config import parse_config
+from ebapose.errors import EbaposeError, InputError, UsageError
+from ebapose.models.weights import load_model
+from ebapose.training import TrainConfig, load_train_config, train
+
+KILLER = """
+import os, signal, sys
+import torch
+import ebapose.training.checkpoint as checkpoint
+import ebapose.training.loop as loop
+from ebapose.training import load_train_config, train
+
+torch.set_num_threads(1)
+recipe, out, how, when = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+seen = []
+if how == "write":  # in the middle of writing a checkpoint
+    whole = checkpoint.save_file
+    def save_file(tensors, path, metadata):
+        seen.append(path)
+        if len(seen) == when:
+            whole(tensors, path, metadata)
+            os.truncate(path, os.path.getsize(path) // 2)
+            die()
+        whole(tensors, path, metadata)
+    checkpoint.save_file = save_file
+elif how == "step":  # between backward and the optimiser's step
+    clip = loop._clip
+    def killing_clip(*arguments):
+        seen.append(1)
+        if len(seen) == when:
+            die()
+        return clip(*arguments)
+    loop._clip = killing_clip
+elif how == "term":  # told to stop politely
+    clip = loop._clip
+    def terminating_clip(*arguments):
+        seen.append(1)
+        if len(seen) == when:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return clip(*arguments)
+    loop._clip = terminating_clip
+print(train(load_train_config(recipe), out, resume=True).finished)
+"""
+
+
+def config_of(recipe: dict, **run) -> TrainConfig:
+    return parse_config(TrainConfig, {**recipe, "run": {**recipe["run"], **run}}, "recipe")
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    with (out / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_learns_and_leaves_usable_weights(recipe, tmp_path):
+    result = train(config_of(recipe, epochs=8), tmp_path / "run")
+    assert (result.finished, result.steps, result.samples) == ("complete", 24, 192)
+    rows = rows_of(tmp_path / "run")
+    assert [int(r["step"]) for r in rows] == list(range(1, 25))
+    assert float(rows[-1]["loss"]) < 0.9 * float(rows[0]["loss"])
+    assert sum(bool(r["val_oks"]) for r in rows) == 4
+    model, card = load_model(result.weights)
+    assert card.name == "tiny"
+    assert card.about["samples"] == result.best_step * 8
+    assert card.about["validation"]["oks"] == pytest.approx(result.best, abs=1e-4)
+    assert all(torch.isfinite(o).all() for o in model(torch.zeros(1, 3, 64, 64)))
+    written = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert written["best"] == result.best
+    assert set(result.validation) == {"pck", "oks", "ap"}
+    # the recipe that was used can be used again
+    assert load_train_config(tmp_path / "run" / "recipe.yaml") == config_of(recipe, epochs=8)
+
+
+def test_killed_at_any_moment_it_resumes_to_the_same_bits(recipe, tmp_path):
+    """Real processes, real SIGKILLs: while a checkpoint is written, in the middle of a step, and a polite SIGTERM."""
+    recipe["run"] |= {"checkpoint_every_s": 0, "workers": 1, "accumulation": 2}
+    straight = train(config_of(recipe), tmp_path / "straight")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    out = tmp_path / "killed"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    endings = []
+    for how, when in (("write", 3), ("step", 3), ("term", 2), ("never", 0)):
+        arguments = [sys.executable, "-c", KILLER, str(tmp_path / "recipe.yaml"), str(out), how, str(when)]
+        done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=300)
+        endings.append((done.returncode, done.stdout.strip()))
+    # killed in step 3's checkpoint: back to 2; killed in step 5: back to 4; stopped after step 6
+    assert endings == [(-signal.SIGKILL, ""), (-signal.SIGKILL, ""), (0, "interrupted"), (0, "complete")]
+    assert [int(r["step"]) for r in rows_of(out)] == list(range(1, 10))
+    ours, theirs = (
+        load_file(out / "checkpoint.safetensors"),
+        load_file(tmp_path / "straight" / "checkpoint.safetensors"),
+    )
+    assert ours.keys() == theirs.keys()
+    assert sum(name.startswith("optimizer.") for name in ours) > 100
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+    for name, value in load_file(out / "weights.safetensors").items():
+        assert torch.equal(value, load_file(straight.weights)[name]), name
+    assert not [p for p in out.iterdir() if p.name.startswith(".") and "weights" in p.name]
+    losses = [[r["loss"] for r in rows_of(folder)] for folder in (out, tmp_path / "straight")]
+    assert losses[0] == losses[1]
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(recipe, tmp_path):
+    train(config_of(recipe, epochs=1), tmp_path)
+    with pytest.raises(UsageError, match="already holds a run"):
+        train(config_of(recipe, epochs=1), tmp_path)
+    before = (tmp_path / "weights.safetensors").read_bytes()
+    again = train(config_of(recipe, epochs=1), tmp_path, resume=True)
+    assert (again.finished, again.steps) == ("complete", 3)
+    assert (tmp_path / "weights.safetensors").read_bytes() == before
+    with pytest.raises(UsageError, match=r"run\.seed: 7, but .* was made with 0"):
+        train(config_of(recipe, epochs=1, seed=7), tmp_path, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_and_saves_the_batch(recipe, tmp_path, monkeypatch):
+    real, calls = loop._loss, []
+
+    def poisoned(*arguments):
+        loss, details = real(*arguments)
+        calls.append(1)
+        return (loss * float("nan") if len(calls) == 3 else loss), details
+
+    monkeypatch.setattr(loop, "_loss", poisoned)
+    with pytest.raises(EbaposeError, match=r"loss of step 2 is nan: the batch is saved in .*; the last .* intact"):
+        train(config_of(recipe, checkpoint_every_s=0), tmp_path)
+    batch = np.load(tmp_path / "bad_batch_step2_process0.npz")
+    assert batch["images"].shape == (8, 64, 64, 3)
+    assert batch["target_0"].shape == (8, 17, 128)
+    monkeypatch.undo()
+    assert train(config_of(recipe, checkpoint_every_s=0), tmp_path, resume=True).finished == "complete"
+
+
+def test_broken_pictures_are_named_and_skipped_up_to_the_limit(recipe, tmp_path, capfd):
+    from ebapose.data.synthetic import make_dataset
+
+    for name, number in (("train", 24), ("val", 10)):
+        make_dataset(tmp_path / name, num_images=number, seed=3, image_hw=(64, 64), max_people=1)
+    (tmp_path / "train" / "images" / "000005.jpg").write_bytes(b"not a picture")
+    (tmp_path / "val" / "images" / "000009.jpg").unlink()
+    recipe["data"]["root"] = str(tmp_path)
+    recipe["data"]["max_broken"] = 2
+    recipe["augment"] = {}
+    result = train(config_of(recipe, epochs=1), tmp_path / "run")
+    assert result.samples == 24
+    assert [Path(m.split(":")[0]).name for m in result.broken] == ["000005.jpg", "000009.jpg"]
+    assert "000005.jpg" in capfd.readouterr().err.replace("\n", "")
+    recipe["data"]["max_broken"] = 0
+    with pytest.raises(InputError, match=r"more than 0 pictures .* the last: .*000005\.jpg"):
+        train(config_of(recipe, epochs=1), tmp_path / "other")
+
+
+def test_skeletons_must_agree(recipe, people, tmp_path):
+    data = json.loads((people / "val" / "annotations.json").read_text())
+    data["categories"][0] |= {
+        "keypoints": ["tip", "middle", *[f"joint_{i}" for i in range(15)]],
+        "flip_pairs": [],
+        "sigmas": [0.05] * 17,
+        "skeleton": [],
+        "name": "finger",
+    }
+    (tmp_path / "other.json").write_text(json.dumps(data))
+    recipe["data"]["val"] = {"annotations": str(tmp_path / "other.json"), "images": "val/images"}
+    with pytest.raises(InputError, match=r"other\.json: keypoints \(tip, middle.*\(nose, left_eye"):
+        train(config_of(recipe), tmp_path / "run")
+    # and so must those of the weights that a run starts from, unless a new head is asked for
+    recipe["data"]["val"] = None
+    coco = train(config_of(recipe, epochs=1), tmp_path / "coco")
+    recipe["data"]["train"] = [{"annotations": str(tmp_path / "other.json"), "images": "val/images"}]
+    recipe["model"] |= {"weights": str(coco.weights)}
+    with pytest.raises(InputError, match=r"training data: keypoints \(tip, .* differ from those of the weights"):
+        train(config_of(recipe, epochs=1), tmp_path / "run")
+    recipe["model"] |= {"new_head": True}
+    _, card = load_model(train(config_of(recipe, epochs=1), tmp_path / "run").weights)
+    assert card.skeleton.name == "finger"
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_early_stopping_and_frozen_parts(recipe, tmp_path):
+    start = train(config_of(recipe, epochs=1), tmp_path / "start")
+    recipe["model"] |= {"weights": str(start.weights), "frozen": ["conv1", "layer", "bn1"], "freeze_batch_norm": True}
+    recipe["optim"] |= {"lr": 1e-12, "ema_decay": 0.0}
+    result = train(config_of(recipe, epochs=50, validate_every=1, patience=2), tmp_path / "run")
+    assert result.finished == "early stop"
+    assert result.steps < 150
+    before, after = load_file(start.weights), load_file(result.weights)
+    for name, value in before.items():
+        if name.startswith(("conv1", "layer", "bn1")) or "running" in name:
+            assert torch.equal(value, after[name]), name
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("test_simple_baseline_64x64", {"model": {}, "loss": {}}),
+        ("test_tfpose_64x64", {"model": {}, "loss": {"map_weight": 1.0}}),
+        ("test_simcc_64x64", {"model": {}, "loss": {"targets": "one_hot", "label_smoothing": 0.1}}),
+    ],
+)
+def test_every_kind_of_model_trains(model, changes, recipe, tmp_path):
+    recipe |= {"model": {"name": model}, "loss": changes["loss"]}
+    result = train(config_of(recipe, epochs=1, precision="bf16", channels_last=True), tmp_path)
+    assert np.isfinite(float(rows_of(tmp_path)[-1]["loss"]))
+    _, card = load_model(result.weights)
+    assert card.codec.targets == ("one_hot" if "simcc" in model else "gaussian")
+
+
+def test_weights_of_another_size_are_resampled(recipe, tmp_path):
+    start = train(config_of(recipe, epochs=1), tmp_path / "start")
+    recipe["model"] |= {"name": "test_eba_prnetcc_96x64", "weights": str(start.weights)}
+    _, card = load_model(train(config_of(recipe, epochs=1), tmp_path / "run").weights)
+    assert card.input.size_hw == (96, 64)
+    recipe["model"] |= {"name": "test_simcc_64x64", "options": {}}
+    with pytest.raises(UsageError, match="holds test_eba_prnetcc, the recipe trains test_simcc"):
+        train(config_of(recipe, epochs=1), tmp_path / "other")
+
+
+def test_impossible_requests_are_refused_before_anything_is_written(recipe, tmp_path):
+    with pytest.raises(UsageError, match="one step takes 32 persons, the training set has 24"):
+        train(config_of(recipe, batch_size=32), tmp_path / "run")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="fp16 needs a GPU"):
+            train(config_of(recipe, precision="fp16"), tmp_path / "run")
+    recipe["model"]["frozen"] = ["layer9"]
+    with pytest.raises(UsageError, match="no parameter starts with 'layer9'"):
+        train(config_of(recipe), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
