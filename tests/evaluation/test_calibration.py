@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from ebapose.codecs import Decoded, apply_calibration
 from ebapose.errors import UsageError
-from ebapose.evaluation.calibration import calibrate, fit_calibration, reliability, right_keypoints, sigma_calibration
+from ebapose.evaluation.calibration import (
+    calibrate,
+    fit_calibration,
+    judge,
+    reliability,
+    right_keypoints,
+    sigma_calibration,
+)
 from ebapose.evaluation.inputs import Results, read_annotations
 from pose_sets import STANDING, annotation, dataset
 
@@ -135,7 +144,7 @@ def test_calibrate_a_models_results():
     raw_scores = sigmoid(2 - np.log(spread[..., 0]))
     missing = np.arange(300) != 7  # one person without a pose
     raw = Results(truth.person_image_ids, keypoints, raw_scores, raw_scores.mean(axis=1), spread / 4)[missing]
-    fit = calibrate(truth, raw, "gt")
+    fit, gain = calibrate(judge(truth, raw, "gt"), "annotations: 299 persons")
     assert fit.measured_on == "annotations: 299 persons"
     np.testing.assert_allclose(fit.sigma_scale, 4, rtol=0.25)
     corrected = sigmoid(np.array(fit.score_scale) * logit(raw_scores) + np.array(fit.score_shift))
@@ -143,3 +152,36 @@ def test_calibrate_a_models_results():
     before, after = reliability(raw_scores, right), reliability(corrected, right)
     assert after.expected_calibration_error < before.expected_calibration_error / 2
     assert after.brier_score < before.brier_score
+    # the same on persons that the fit has not seen
+    assert gain.score_error_before == pytest.approx(before.expected_calibration_error, abs=0.02)
+    assert gain.score_error_after < gain.score_error_before / 2
+    assert abs(gain.within_sigma_after - 0.683) < 0.05 < abs(gain.within_sigma_before - 0.683)
+
+
+def test_calibrating_weights_changes_their_card_alone(tmp_path):
+    torch = pytest.importorskip("torch")
+    import cv2
+
+    from ebapose.evaluation.run import calibrate_weights
+    from ebapose.models.registry import create_model, default_card
+    from ebapose.models.weights import load_weights, save_weights
+    from ebapose.skeleton import COCO17
+
+    torch.manual_seed(0)
+    model = create_model("test_simcc_64x64")
+    weights = tmp_path / "tiny.safetensors"
+    save_weights(weights, model.state_dict(), default_card(model, "tiny", COCO17), "float16")
+    before, _ = load_weights(weights)
+    for number in range(1, 5):
+        noise = np.random.default_rng(number).integers(0, 256, (300, 400, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"{number}.jpg"), noise)
+    people = [annotation(n, n, STANDING + 4 * n) for n in range(1, 5)]
+    file = tmp_path / "people.json"
+    file.write_text(json.dumps(dataset(people, range(1, 5))))
+
+    gain = calibrate_weights(weights, [file], images_dir=tmp_path)
+    after, card = load_weights(weights)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert len(card.calibration.sigma_scale) == 17
+    assert card.calibration.measured_on.endswith(": 4 persons")
+    assert 0 <= gain.score_error_after <= 1

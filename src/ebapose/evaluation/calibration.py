@@ -7,13 +7,16 @@ smaller than two (what a Gaussian promises). All coordinates are in image px.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebapose.card import Calibration
+from ebapose.codecs.decoded import Decoded, apply_calibration
 from ebapose.errors import UsageError
 from ebapose.evaluation.coco_ap import BoxMode
 from ebapose.evaluation.inputs import Annotations, Results
@@ -142,29 +145,115 @@ def _standardised(errors_px: ArrayLike, sigmas_px: ArrayLike) -> FloatArray:
     return np.asarray(errors[known] / np.maximum(sigmas[known], _MIN_SIGMA_PX))
 
 
-def calibrate(truth: Annotations, raw: Results, box_mode: BoxMode) -> Calibration:
-    """Corrections from the raw (uncalibrated) results of a model on an annotated set; see `fit_calibration`.
+@dataclass(frozen=True)
+class Judged:
+    """Keypoints of persons who were found, beside what is true; N persons.
 
-    Args:
-        truth: what was read; do not report calibration on the same persons.
-        raw: poses with uncorrected scores and sigmas.
-        box_mode: how poses are matched to persons, see `ebapose.evaluation.matching`.
-
-    Raises:
-        UsageError: no labelled keypoint of a matched person, or scores outside 0..1.
+    Attributes:
+        scores: (N, K) as the model gave them; NaN for persons that were missed.
+        right: (N, K) bool, see `right_keypoints`.
+        labelled: (N, K) bool: the keypoints that count.
+        errors_px: (N, K, 2) predicted minus true.
+        sigmas_px: (N, K, 2) as the model gave them, NaN where unknown.
     """
+
+    scores: FloatArray
+    right: NDArray[np.bool_]
+    labelled: NDArray[np.bool_]
+    errors_px: FloatArray
+    sigmas_px: FloatArray
+
+    def __getitem__(self, rows: NDArray[Any] | slice) -> Judged:
+        """Some of the persons."""
+        return Judged(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @staticmethod
+    def joined(parts: Sequence[Judged]) -> Judged:
+        """All persons of several sets."""
+        return Judged(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Judged)))
+
+
+def judge(truth: Annotations, raw: Results, box_mode: BoxMode) -> Judged:
+    """Match a model's poses to the persons of an annotated set (see `ebapose.evaluation.matching`) and compare."""
     matches = match_persons(truth, raw, box_mode)
     errors_px = matches.predicted(raw.keypoints) - truth.keypoints
-    right = right_keypoints(np.linalg.norm(errors_px, axis=-1), truth.areas, truth.skeleton.sigmas)
-    sigmas_px = None if raw.sigmas_px is None else matches.predicted(raw.sigmas_px)
-    return fit_calibration(
-        matches.predicted(raw.keypoint_scores),
-        right,
-        truth.labelled & truth.counted[:, None],
-        errors_px,
-        sigmas_px,
-        measured_on=f"{truth.name}: {len(matches.persons)} persons",
+    distances = np.linalg.norm(errors_px, axis=-1)
+    unknown = np.full_like(errors_px, np.nan)
+    return Judged(
+        scores=matches.predicted(raw.keypoint_scores),
+        right=right_keypoints(distances, truth.areas, truth.skeleton.sigmas),
+        labelled=truth.labelled & truth.counted[:, None],
+        errors_px=errors_px,
+        sigmas_px=unknown if raw.sigmas_px is None else matches.predicted(raw.sigmas_px),
     )
+
+
+@dataclass(frozen=True)
+class CalibrationGain:
+    """What a calibration is worth on persons that it was not fitted to: two halves, each corrected by the other's fit.
+
+    Attributes:
+        score_error_before, score_error_after: expected calibration error of the scores, 0..1.
+        within_sigma_before, within_sigma_after: share of errors per axis within one sigma; 0.683 is right.
+    """
+
+    score_error_before: float
+    score_error_after: float
+    within_sigma_before: float
+    within_sigma_after: float
+
+
+def calibrate(judged: Judged, measured_on: str = "") -> tuple[Calibration, CalibrationGain]:
+    """Corrections from raw (uncalibrated) poses, and what they are worth on persons not seen by the fit.
+
+    Args:
+        judged: of raw poses; at least two persons.
+        measured_on: goes into the card: data set and number of persons.
+
+    Raises:
+        UsageError: fewer than two persons, no labelled keypoint of a matched person, or scores outside 0..1.
+    """
+    if len(judged) < 2:
+        raise UsageError("calibration needs two persons or more")
+
+    def fit(part: Judged) -> Calibration:
+        return fit_calibration(
+            part.scores, part.right, part.labelled, part.errors_px, part.sigmas_px, measured_on=measured_on
+        )
+
+    halves = [judged[0::2], judged[1::2]]
+    corrected = Judged.joined([_corrected(mine, fit(other)) for mine, other in zip(halves, halves[::-1], strict=True)])
+    gain = CalibrationGain(
+        score_error_before=_score_error(judged),
+        score_error_after=_score_error(corrected),
+        within_sigma_before=_within_sigma(judged),
+        within_sigma_after=_within_sigma(corrected),
+    )
+    return fit(judged), gain
+
+
+def _corrected(judged: Judged, calibration: Calibration) -> Judged:
+    decoded = Decoded(
+        keypoints=np.zeros((*judged.scores.shape, 2), np.float32),
+        scores=np.nan_to_num(judged.scores).astype(np.float32),
+        sigmas_px=judged.sigmas_px.astype(np.float32),
+    )
+    decoded = apply_calibration(decoded, calibration)
+    scores = np.where(np.isfinite(judged.scores), decoded.scores, np.nan)
+    return replace(judged, scores=scores, sigmas_px=decoded.sigmas_px.astype(np.float64))
+
+
+def _score_error(judged: Judged) -> float:
+    counted = judged.labelled & np.isfinite(judged.scores)
+    return reliability(judged.scores[counted], judged.right[counted]).expected_calibration_error
+
+
+def _within_sigma(judged: Judged) -> float:
+    errors = np.where(judged.labelled[..., None], judged.errors_px, np.nan)
+    return sigma_calibration(errors, judged.sigmas_px).within_1_sigma
 
 
 def fit_calibration(
@@ -178,11 +267,11 @@ def fit_calibration(
 ) -> Calibration:
     """Corrections per keypoint from validation data; `ebapose.codecs.apply_calibration` applies them.
 
-    Scores: logistic regression (Platt scaling) of `right` on the logit of the raw score. Every keypoint's fit is
-        drawn towards the
-    fit of all keypoints together, as if that had been seen in `prior_samples` more samples; a keypoint without
-    samples gets the pooled fit. A slope is never negative: a higher raw score never becomes a lower one. Sigmas: the
-    factor that puts 68.27 % of the errors per axis within one sigma, drawn towards the pooled one in the same way.
+    Scores: logistic regression (Platt scaling) of `right` on the logit of the raw score. Every keypoint's fit is drawn
+    towards the fit of all keypoints together, as if that had been seen in `prior_samples` more samples; a keypoint
+    without samples gets the pooled fit. A slope is never negative: a higher raw score never becomes a lower one.
+    Sigmas: the factor that puts 68.27 % of the errors per axis within one sigma, drawn towards the pooled one in the
+    same way.
 
     Args:
         raw_scores: (N, K) uncorrected scores in 0..1.
