@@ -209,8 +209,9 @@ class _Lister:
 
     def _from_folder(self, folder: Path) -> Iterator[Source | FailedInput]:
         skipped: Counter[str] = Counter()
+        unreadable: list[OSError] = []
         found = False
-        for parent, folders, files in os.walk(folder, onerror=_report_unreadable):
+        for parent, folders, files in os.walk(folder, onerror=unreadable.append):
             here = Path(parent)
             folders[:] = sorted(
                 (f for f in folders if f[0] != "." and not self._is_excluded(here / f)), key=natural_key
@@ -225,7 +226,9 @@ class _Lister:
                 else:
                     skipped[path.suffix.lower() or name] += 1
         _report_skipped(str(folder), skipped)
-        if not found:
+        for error in unreadable:
+            yield _failed(str(error.filename), f"the folder cannot be read ({error.strerror})")
+        if not found and not unreadable:
             yield _failed(str(folder), "no pictures in this folder")
 
     def _from_pattern(self, pattern: str) -> Iterator[Source | FailedInput]:
@@ -288,7 +291,3 @@ def _report_skipped(name: str, skipped: Counter[str]) -> None:
     if skipped:
         kinds = ", ".join(kind for kind, _ in skipped.most_common(5))
         _logger.warning("%s: %d files skipped that are not pictures (%s)", name, skipped.total(), kinds)
-
-
-def _report_unreadable(error: OSError) -> None:
-    _logger.warning("%s: folder skipped, cannot be read (%s)", error.filename, error.strerror)
