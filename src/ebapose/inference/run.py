@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ebapose.draw import draw_poses
-from ebapose.errors import EbaposeError, InputError
+from ebapose.errors import EbaposeError, InputError, UsageError
 from ebapose.inference.predictor import Predictor
 from ebapose.io.readers import image_id_from_name, read_image_ids
 from ebapose.io.sources import FailedInput, SourceLike, list_sources, read_frames
@@ -95,7 +95,10 @@ def predict_sources(
             else:
                 yield item
 
-    image_id = image_id_from_name if annotations is None else read_image_ids(annotations)
+    try:
+        image_id = image_id_from_name if annotations is None else read_image_ids(annotations)
+    except InputError as error:
+        raise UsageError(str(error)) from None
     files = list(list_sources(sources, exclude=out_dir))
     on_start(len(files))
 
