@@ -11,14 +11,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ebapose.card import CodecSpec, InputSpec
+from ebapose.card import CodecSpec, InputSpec, ModelCard
 from ebapose.codecs.coordinate import Coordinate
 from ebapose.codecs.decoded import Decoded, Float32Array, apply_calibration, nominal_radius_px
 from ebapose.codecs.heatmap import Heatmap
 from ebapose.codecs.simcc import SimCC
 from ebapose.skeleton import Skeleton
 
-__all__ = ["Codec", "Coordinate", "Decoded", "Heatmap", "SimCC", "apply_calibration", "build_codec"]
+__all__ = ["Codec", "Coordinate", "Decoded", "Heatmap", "SimCC", "apply_calibration", "build_codec", "output_shapes"]
 
 
 class Codec(Protocol):
@@ -43,3 +43,12 @@ def build_codec(spec: CodecSpec, input_spec: InputSpec, skeleton: Skeleton) -> S
     if spec.type == "heatmap":
         return Heatmap(input_spec.size_hw, spec.stride, spec.sigma[0], radius)
     return Coordinate(input_spec.size_hw, radius)
+
+
+def output_shapes(card: ModelCard) -> tuple[tuple[int, ...], ...]:
+    """Shape of each of the network's outputs for one crop, as the card describes them."""
+    codec = build_codec(card.codec, card.input, card.skeleton)
+    k = card.skeleton.num_keypoints
+    if isinstance(codec, SimCC):
+        return tuple((k, bins) for bins in codec.bins_wh)
+    return ((k, *codec.map_hw),) if isinstance(codec, Heatmap) else ((k, 2),)

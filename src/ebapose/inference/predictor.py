@@ -173,13 +173,19 @@ class Predictor:
         Yields:
             One `Prediction` per frame. Boxes that cannot be used are dropped and named in `problems`; so is a
             picture that the detector cannot use.
+
+        Raises:
+            InputError: there are fewer entries of boxes than frames.
         """
         given = iter(boxes) if boxes is not None else None
         jobs: list[_Job] = []
         crops: list[UInt8Array] = []
         owners: list[_Job] = []
         for frame in frames:
-            job = self._find_persons(frame, None if given is None else next(given))
+            boxes_here = None if given is None else next(given, None)
+            if given is not None and boxes_here is None:
+                raise InputError(f"{frame.name}: there are fewer sets of boxes than pictures")
+            job = self._find_persons(frame, boxes_here)
             jobs.append(job)
             for matrix in job.matrices:
                 start = time.perf_counter()
@@ -371,17 +377,20 @@ def load(
     return Predictor(card, opened, detector, flip_test=flip_test, batch_size=batch_size)
 
 
-def _agreement(card: ModelCard) -> Callable[[Outputs, Outputs], bool]:
-    """Whether two runtimes' outputs mean the same poses: mean distance of confident keypoints, in crop px."""
+def _agreement(card: ModelCard) -> Callable[[Outputs, Outputs], bool | None]:
+    """Whether two runtimes' outputs mean the same poses: mean distance of confident keypoints, in crop px.
+
+    None where no keypoint is confident: two places compete then, and a rounding error may decide between them.
+    """
     codec = build_codec(card.codec, card.input, card.skeleton)
 
-    def agree(exact: Outputs, fast: Outputs) -> bool:
+    def agree(exact: Outputs, fast: Outputs) -> bool | None:
         try:
             a, b = codec.decode(exact), codec.decode(fast)
         except (ValueError, EbaposeError):
             return False
         confident = a.scores >= 0.5
         distances = np.linalg.norm(a.keypoints - b.keypoints, axis=-1)[confident]
-        return bool(np.isfinite(distances).all() and (distances.size == 0 or distances.mean() <= BFLOAT16_TOLERANCE_PX))
+        return bool(distances.mean() <= BFLOAT16_TOLERANCE_PX) if distances.size else None
 
     return agree

@@ -19,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebapose.card import METADATA_KEY, ModelCard, parse_card, read_card, verify_sha256
+from ebapose.codecs import output_shapes
 from ebapose.errors import EbaposeError, MissingDependencyError, ModelFileError, UsageError
 
 Float32Array = NDArray[np.float32]
 Outputs = tuple[Float32Array, ...]
+Shape = tuple[int | None, ...]  # None: any length
 RuntimeName = Literal["auto", "openvino", "onnxruntime", "torch"]
 
 
@@ -49,6 +51,15 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _num_threads(threads: int | None) -> int:
+    """All available cores by default. Raises UsageError for a number that is not positive."""
+    if threads is None:
+        return available_cores()
+    if threads < 1:
+        raise UsageError(f"threads {threads}: must be at least 1")
+    return threads
+
+
 class OpenVINORuntime:
     """OpenVINO on the CPU: the default, and the fastest of the three (it fuses Mish into the convolutions)."""
 
@@ -58,6 +69,8 @@ class OpenVINORuntime:
         import openvino
 
         self.precision = precision
+        num_threads = _num_threads(threads)
+        _require_format(path)
         core = openvino.Core()
         try:
             self.model = core.read_model(path)
@@ -66,13 +79,15 @@ class OpenVINORuntime:
                 "CPU",
                 {
                     "PERFORMANCE_HINT": "LATENCY",
-                    "INFERENCE_NUM_THREADS": threads or available_cores(),
+                    "INFERENCE_NUM_THREADS": num_threads,
                     "INFERENCE_PRECISION_HINT": precision,
                 },
             )
         except RuntimeError as error:
             raise ModelFileError(f"{path}: OpenVINO cannot load it ({_last_line(error)})") from None
         self._request = self._compiled.create_infer_request()
+        self.input_shapes = _openvino_shapes(self._compiled.inputs)
+        self.output_shapes = _openvino_shapes(self._compiled.outputs)
 
     @staticmethod
     def has_bfloat16() -> bool:
@@ -100,13 +115,15 @@ class OnnxRuntime:
         except ImportError:
             raise MissingDependencyError("onnxruntime", "onnxruntime", "--runtime onnxruntime") from None
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or available_cores()
+        options.intra_op_num_threads = _num_threads(threads)
         options.log_severity_level = 3
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exception classes share no base but Exception
             raise ModelFileError(f"{path}: ONNX Runtime cannot load it ({_last_line(error)})") from None
         self._input = self.session.get_inputs()[0].name
+        self.input_shapes = _onnx_shapes(self.session.get_inputs())
+        self.output_shapes = _onnx_shapes(self.session.get_outputs())
 
     def __call__(self, batch: NDArray[Any]) -> Outputs:
         """See `Runtime`."""
@@ -126,7 +143,7 @@ class TorchRuntime:
         self._module = module.eval()
         self._mean = torch.tensor(card.input.mean).view(1, 3, 1, 1)
         self._std = torch.tensor(card.input.std).view(1, 3, 1, 1)
-        self._threads = threads
+        self._threads = None if threads is None else _num_threads(threads)
 
     def __call__(self, batch: NDArray[Any]) -> Outputs:
         """See `Runtime`."""
@@ -140,9 +157,14 @@ class TorchRuntime:
 
 
 class VerifiedRuntime:
-    """A fast runtime that is only trusted after it agreed with the exact one on the first real batch."""
+    """A fast runtime that is only trusted after it agreed with the exact one on a real batch.
 
-    def __init__(self, exact: Runtime, fast: Runtime, agree: Callable[[Outputs, Outputs], bool]) -> None:
+    Args:
+        exact, fast: the two.
+        agree: whether the outputs (exact, fast) of a batch mean the same; None where the batch cannot tell.
+    """
+
+    def __init__(self, exact: Runtime, fast: Runtime, agree: Callable[[Outputs, Outputs], bool | None]) -> None:
         self._chosen: Runtime | None = None
         self._exact, self._fast, self._agree = exact, fast, agree
 
@@ -157,10 +179,12 @@ class VerifiedRuntime:
         return (self._chosen or self._exact).precision
 
     def __call__(self, batch: NDArray[Any]) -> Outputs:
-        """See `Runtime`. The first call runs both and keeps the fast one if they agree."""
+        """See `Runtime`. Until a batch can tell, both run; then the fast one is kept if they agree."""
         if self._chosen is None:
             outputs = self._exact(batch)
-            self._chosen = self._fast if self._agree(outputs, self._fast(batch)) else self._exact
+            verdict = self._agree(outputs, self._fast(batch))
+            if verdict is not None:
+                self._chosen = self._fast if verdict else self._exact
             return outputs
         return self._chosen(batch)
 
@@ -197,7 +221,8 @@ def load_model_file(
         precision: "f32" or "bf16" (OpenVINO only).
 
     Raises:
-        ModelFileError: the file is missing, not a model, has no card, or its sha256 differs from the card's.
+        ModelFileError: the file is missing, not a model, has no card, differs from the card's sha256, or has inputs or
+            outputs that the card does not describe.
         UsageError: this runtime cannot run this kind of file.
         MissingDependencyError: the runtime is not installed.
     """
@@ -219,7 +244,44 @@ def load_model_file(
     opened: OpenVINORuntime | OnnxRuntime
     opened = OnnxRuntime(path, threads) if chosen == "onnxruntime" else OpenVINORuntime(path, threads, precision)
     card = card or _card_inside(opened, path)
+    height, width = card.input.size_hw
+    _require_shapes(f"{path}: input", opened.input_shapes, ((None, height, width, 3),))
+    _require_shapes(f"{path}: output", opened.output_shapes, tuple((None, *shape) for shape in output_shapes(card)))
     return opened, card
+
+
+def _require_format(path: Path) -> None:
+    """Look at the file before OpenVINO tries all its importers on it, some of which write to the terminal.
+
+    Raises ModelFileError when it is not what its suffix says.
+    """
+    from openvino.frontend import FrontEndManager
+
+    framework = {".onnx": "onnx", ".xml": "ir"}.get(path.suffix)
+    if framework is not None and not FrontEndManager().load_by_framework(framework).supported(str(path)):
+        kind = "an ONNX" if framework == "onnx" else "an OpenVINO"
+        raise ModelFileError(f"{path}: not {kind} file, or damaged")
+
+
+def _openvino_shapes(ports: Any) -> tuple[Shape, ...]:
+    return tuple(tuple(d.get_length() if d.is_static else None for d in port.partial_shape) for port in ports)
+
+
+def _onnx_shapes(values: Any) -> tuple[Shape, ...]:
+    return tuple(tuple(d if isinstance(d, int) else None for d in value.shape) for value in values)
+
+
+def _require_shapes(where: str, found: tuple[Shape, ...], expected: tuple[Shape, ...]) -> None:
+    """Raises ModelFileError when a file's shapes cannot be those that its card describes."""
+    fits = len(found) == len(expected) and all(
+        len(a) == len(b) and all(None in (m, n) or m == n for m, n in zip(a, b, strict=True))
+        for a, b in zip(found, expected, strict=True)
+    )
+    if not fits:
+        texts = [
+            " and ".join("x".join("N" if n is None else str(n) for n in s) for s in ss) for ss in (found, expected)
+        ]
+        raise ModelFileError(f"{where} of shape {texts[0]}, its card describes {texts[1]}")
 
 
 def _card_inside(runtime: OpenVINORuntime | OnnxRuntime, path: Path) -> ModelCard:
