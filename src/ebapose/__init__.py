@@ -20,10 +20,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ebapose.errors import EbaposeError, InputError, MissingDependencyError, ModelFileError, UsageError
+    from ebapose.evaluation.run import evaluate
     from ebapose.inference.predictor import Predictor, load
     from ebapose.models.registry import create_model, list_models
     from ebapose.skeleton import COCO17, Skeleton
     from ebapose.structures import Boxes, Frame, Poses
+    from ebapose.training import load_train_config, train
 
 _HOMES = {
     "EbaposeError": "errors",
@@ -33,6 +35,9 @@ _HOMES = {
     "UsageError": "errors",
     "Predictor": "inference.predictor",
     "load": "inference.predictor",
+    "evaluate": "evaluation.run",
+    "train": "training",
+    "load_train_config": "training",
     "create_model": "models.registry",
     "list_models": "models.registry",
     "COCO17": "skeleton",
@@ -55,8 +60,11 @@ __all__ = [
     "Skeleton",
     "UsageError",
     "create_model",
+    "evaluate",
     "list_models",
     "load",
+    "load_train_config",
+    "train",
 ]
 
 

@@ -149,33 +149,25 @@ def evaluate(
         threads: CPU threads; all available ones by default.
         worst: How many of the worst poses to draw.
     """
-    from ebapose.evaluation.report import evaluate_predictions
-    from ebapose.evaluation.run import evaluate_model
+    from ebapose.evaluation.run import evaluate as run_evaluation
 
-    if (model is None) == (predictions is None):
-        raise UsageError("evaluate: give either a model or --predictions")
-    if predictions is not None:
-        mode: Literal["gt", "detector", "unknown"] = (
-            "unknown" if boxes is None else "gt" if boxes == "gt" else "detector"
+    with _Progress("evaluating", "pictures", quiet=predictions is not None) as progress:
+        report = run_evaluation(
+            model,
+            annotations,
+            out,
+            predictions=predictions,
+            images_dir=images,
+            boxes=boxes,
+            worst=worst,
+            flip_test=flip_test,
+            runtime=runtime,
+            detector_score=detector_score,
+            batch_size=batch_size,
+            threads=threads,
+            on_start=progress.start,
+            on_image=progress.advance,
         )
-        report = evaluate_predictions(annotations, predictions, out, mode, images_dir=images, worst=worst)
-    else:
-        with _Progress("evaluating", "pictures", quiet=False) as progress:
-            report = evaluate_model(
-                model or "default",
-                annotations,
-                out,
-                images_dir=images,
-                boxes=boxes or "gt",
-                flip_test=flip_test,
-                runtime=runtime,
-                detector_score=detector_score,
-                batch_size=batch_size,
-                threads=threads,
-                worst=worst,
-                on_start=progress.start,
-                on_image=progress.advance,
-            )
     print(report.summary())
     print(f"report: {out / 'report.md'}")
     return 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from ebapose.data.coco import CocoKeypoints, load_coco
 from ebapose.data.coco_file import SkeletonLike
 from ebapose.errors import UsageError
 from ebapose.evaluation.calibration import CalibrationGain, Judged, calibrate, judge
+from ebapose.evaluation.coco_ap import BoxMode
 from ebapose.evaluation.inputs import NO_ANNOTATION, Results, read_annotations
 from ebapose.evaluation.oks import pose_scores, select_poses
 from ebapose.evaluation.report import Report, evaluate_predictions
@@ -27,6 +29,44 @@ from ebapose.structures import Boxes, Frame
 
 RESCORE_THRESHOLD = 0.2
 NMS_OKS = 0.9
+
+
+def evaluate(
+    model: str | Path | None,
+    annotations: str | Path,
+    out_dir: str | Path,
+    *,
+    predictions: str | Path | Sequence[Mapping[str, Any]] | None = None,
+    images_dir: str | Path | None = None,
+    boxes: str | Path | None = None,
+    worst: int = 12,
+    **options: Any,
+) -> Report:
+    """Judge a model, or any tool's COCO results, on COCO keypoint annotations; writes a report folder.
+
+    Args:
+        model: bundled model or model file, see `ebapose.load`; None with `predictions`.
+        annotations: COCO keypoint annotations.
+        out_dir: for the report.
+        predictions: COCO keypoint results (file or content) to judge instead of running a model.
+        images_dir: folder of the pictures; found beside the annotations by default.
+        boxes: "gt" (default for a model) or a COCO detections file; with `predictions` it only names what they were
+            made with.
+        worst: how many of the worst poses to draw.
+        options: further ones of `evaluate_model`: flip_test, runtime, detector_score, batch_size, threads, ...
+
+    Raises:
+        UsageError: neither or both of `model` and `predictions`, or they do not fit the annotations.
+        InputError: a file cannot be read.
+    """
+    if (model is None) == (predictions is None):
+        raise UsageError("evaluate: give either a model or predictions")
+    if predictions is not None:
+        mode: BoxMode = "unknown" if boxes is None else "gt" if str(boxes) == "gt" else "detector"
+        return evaluate_predictions(annotations, predictions, out_dir, mode, images_dir=images_dir, worst=worst)
+    return evaluate_model(
+        model or "", annotations, out_dir, images_dir=images_dir, boxes=boxes or "gt", worst=worst, **options
+    )
 
 
 def evaluate_model(
