@@ -78,6 +78,15 @@ def test_tfpose_has_the_size_and_cost_of_its_paper() -> None:
     assert cost.macs_by_type()["DeformableAttention"] > 0
 
 
+@pytest.mark.parametrize("size", ["384x288", "256x256", "128x96"])
+def test_the_lite_model_costs_at_most_60_per_cent(size: str) -> None:
+    lite, full = measure_name(f"eba_prnetcc_lite18_{size}"), measure_name(f"eba_prnetcc18_{size}")
+    assert lite.gmac("true") <= 0.6 * full.gmac("true")
+    assert lite.num_parameters <= 0.6 * full.num_parameters
+    deeper = measure_name(f"eba_prnetcc34_{size}").gmac("true")
+    assert measure_name(f"eba_prnetcc_lite34_{size}").gmac("true") <= 0.65 * deeper
+
+
 def test_layers_by_hand() -> None:
     """A stem whose products can be counted on paper."""
     cost = measure_name("test_simcc_64x32", num_keypoints=3)

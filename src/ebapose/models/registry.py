@@ -31,12 +31,14 @@ FunctionT = TypeVar("FunctionT", bound=ModelFunction)
 _DEPTHS = (18, 34, 50, 101, 152)
 _BUILT_IN: dict[str, tuple[str, tuple[int, int]]] = {  # architecture: (module of this package, usual input size)
     **{f"eba_prnetcc{d}{head}": ("eba_prnetcc", (384, 288)) for head in ("", "_slp") for d in _DEPTHS},
+    **{f"eba_prnetcc_lite{d}": ("eba_prnetcc_lite", (384, 288)) for d in (18, 34)},
     **{f"simcc{d}": ("simcc", (384, 288)) for d in _DEPTHS},
     **{f"simple_baseline{d}": ("simple_baseline", (384, 288)) for d in _DEPTHS},
     "tfpose50": ("tfpose", (384, 288)),
     "tfpose18_small": ("tfpose", (256, 192)),
     "test_eba_prnetcc": ("eba_prnetcc", (64, 64)),
     "test_eba_prnetcc_bottleneck": ("eba_prnetcc", (64, 64)),
+    "test_eba_prnetcc_lite": ("eba_prnetcc_lite", (64, 64)),
     "test_simcc": ("simcc", (64, 64)),
     "test_simple_baseline": ("simple_baseline", (64, 64)),
     "test_tfpose": ("tfpose", (64, 64)),

@@ -105,10 +105,16 @@ class ResNet(nn.Module):
         activation_name: "relu" or "mish", used everywhere.
         reduction: r of the bridge attention in every block; None: no attention.
         width: channels of the stem; the stages have width * (1, 2, 4, 8), in bottlenecks times 4.
+        num_stages: how many of the four stages there are.
     """
 
     def __init__(
-        self, depth: int, activation_name: str = "relu", reduction: int | None = None, width: int = 64
+        self,
+        depth: int,
+        activation_name: str = "relu",
+        reduction: int | None = None,
+        width: int = 64,
+        num_stages: int = 4,
     ) -> None:
         super().__init__()
         block, blocks = BLOCKS_OF_DEPTH[depth]
@@ -119,27 +125,28 @@ class ResNet(nn.Module):
         self.activation = activation(activation_name)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         in_channels = width
-        stages = []
-        for stage, count in enumerate(blocks):
+        self.num_stages = num_stages
+        for stage, count in enumerate(blocks[:num_stages]):
             stage_width = width * 2**stage
             layers = []
             for i in range(count):
                 stride = 2 if stage > 0 and i == 0 else 1
                 layers.append(block(in_channels, stage_width, stride, activation_name, reduction))
                 in_channels = stage_width * block.expansion
-            stages.append(nn.Sequential(*layers))
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.stage_channels = tuple(width * 2**stage * block.expansion for stage in range(4))
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
+        self.stage_channels = tuple(width * 2**stage * block.expansion for stage in range(num_stages))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def stages(self, x: Tensor) -> Sequence[Tensor]:
-        """Image (B, 3, H, W) to the four stages' features, at strides 4, 8, 16 and 32."""
-        first = self.layer1(self.maxpool(self.activation(self.bn1(self.conv1(x)))))
-        second = self.layer2(first)
-        third = self.layer3(second)
-        return first, second, third, self.layer4(third)
+        """Image (B, 3, H, W) to the stages' features, at strides 4, 8, 16 and 32."""
+        x = self.maxpool(self.activation(self.bn1(self.conv1(x))))
+        features = []
+        for stage in range(self.num_stages):
+            x = self.get_submodule(f"layer{stage + 1}")(x)
+            features.append(x)
+        return features
 
 
 class PoseResNet(ResNet, PoseModel):

@@ -196,6 +196,8 @@ class TFPose(PoseModel):
         encoder_layers, decoder_layers: their numbers.
         dropout: in the transformer, in training.
         width: channels of the ResNet's stem.
+        activation: of the ResNet, "relu" or "mish".
+        reduction: r of the bridge attention in the ResNet; None: no attention.
     """
 
     def __init__(
@@ -212,6 +214,8 @@ class TFPose(PoseModel):
         decoder_layers: int = 6,
         dropout: float = 0.1,
         width: int = 64,
+        activation: str = "relu",
+        reduction: int | None = None,
     ) -> None:
         super().__init__()
         self.input_hw = input_hw
@@ -219,7 +223,7 @@ class TFPose(PoseModel):
         self.codec_spec = CodecSpec(type="coordinate")
         self.options = {}
         self.level_hw = tuple((input_hw[0] // s, input_hw[1] // s) for s in STRIDES)
-        self.backbone = ResNet(depth, width=width)
+        self.backbone = ResNet(depth, activation, reduction, width)
         self.project = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, channels, 1), nn.GroupNorm(min(32, channels // 4), channels))
             for c in self.backbone.stage_channels[1:]
