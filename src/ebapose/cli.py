@@ -18,7 +18,7 @@ import tyro
 
 from ebapose.errors import EbaposeError, MissingDependencyError, ModelFileError, UsageError
 
-Format: TypeAlias = Literal["overlay", "json", "coco", "csv", "parquet"]
+Format: TypeAlias = Literal["overlay", "json", "coco", "csv", "parquet", "plots", "sheet"]
 RuntimeName: TypeAlias = Literal["auto", "openvino", "onnxruntime", "torch"]
 
 
@@ -39,14 +39,21 @@ def predict(
     min_score: float = 0.2,
     draw_boxes: bool = True,
     draw_uncertainty: bool = False,
+    smooth: bool = True,
+    detect_every: float | None = None,
+    show: bool = False,
+    seconds: float | None = None,
+    clip: bool = False,
+    fps: float | None = None,
     quiet: bool = False,
 ) -> int:
-    """Estimate the poses of all persons in pictures.
+    """Estimate the poses of all persons in pictures and videos.
 
     Args:
-        sources: Picture, folder, glob pattern, video, list file (.txt), or - for paths on standard input.
+        sources: Picture, folder, glob pattern, video, list file (.txt), or - for paths on standard input. Also a
+            camera (0), an address (rtsp://, http://) or pipe:0 for a video on standard input.
         out: Folder for the results.
-        save: What to write: overlay (pictures), json, coco, csv, parquet.
+        save: What to write: overlay (pictures, videos), json, coco, csv, parquet; of videos also plots, sheet.
         model: Name of a bundled model (see `ebapose models`) or a model file (.onnx, .xml, .safetensors).
         runtime: What runs the network; auto takes OpenVINO.
         boxes: Person boxes to use instead of the detector: COCO detections or annotations (JSON).
@@ -59,15 +66,23 @@ def predict(
         min_score: Keypoints below this score are not drawn.
         draw_boxes: Draw the person boxes.
         draw_uncertainty: Draw the predicted uncertainty as ellipses.
+        smooth: Videos: filter the keypoints over time.
+        detect_every: Videos: look for persons at least every so many seconds; 0: in every frame. Default 0.1.
+        show: Videos: open a window; q closes it.
+        seconds: Videos: stop after so many seconds.
+        clip: A folder is a video of numbered frames, and - a video on standard input.
+        fps: Videos: frames per second of a folder of frames, or to overrule a file's.
         quiet: Print failures only.
     """
     from ebapose.inference.detector import GivenBoxes, NanoDet, PersonDetector
     from ebapose.inference.predictor import load
     from ebapose.inference.run import predict_sources
+    from ebapose.inference.video import VideoOptions
     from ebapose.io.readers import read_detections
 
     if not sources:
         raise UsageError("predict: name at least one picture, folder, pattern, list file or -")
+    video = VideoOptions(smooth=smooth, detect_every_s=detect_every, show=show, seconds=seconds, fps=fps)
     detector: PersonDetector | Literal["whole-image"]
     if boxes is not None:
         detector = GivenBoxes(_as_usage(read_detections, boxes))
@@ -86,15 +101,20 @@ def predict(
             show_boxes=draw_boxes,
             show_uncertainty=draw_uncertainty,
             min_score=min_score,
+            clips=clip,
+            video=video,
             on_start=progress.start,
             on_image=progress.advance,
             on_failure=_print_error,
         )
     if not quiet:
-        stages = ", ".join(f"{name} {ms:.1f}" for name, ms in summary.milliseconds.items())
         failed = f", {len(summary.failures)} problems" if summary.failures else ""
-        print(f"{summary.images} images, {summary.persons} persons{failed} in {summary.seconds:.1f} s -> {out}")
-        print(f"ms per image: {stages}")
+        if summary.images or not summary.videos:
+            print(f"{summary.images} images, {summary.persons} persons{failed} in {summary.seconds:.1f} s -> {out}")
+            print(f"ms per image: {_stages(summary.milliseconds)}")
+        for walked in summary.videos:
+            print(f"{walked.line()} -> {out}")
+            print(f"ms per frame: {_stages(walked.milliseconds)}")
         card = predictor.card
         print(f"model: {card.name} ({predictor.runtime.name}, {predictor.runtime.precision})")
     return 1 if summary.failures else 0
@@ -174,7 +194,7 @@ def evaluate(
 
 
 def train(recipe: tyro.conf.Positional[Path], /, *, out: Path, resume: bool = False) -> int:
-    """Train a model by a recipe (YAML). Any key of the recipe is an option too: --optim.lr 1e-4 --data.workers 4.
+    """Train a model by a recipe (YAML). Any key of the recipe is an option too: --optim.lr 1e-4 --run.workers 4.
 
     Args:
         recipe: The recipe; see the folder recipes/ and docs/fine_tuning.md.
@@ -185,13 +205,38 @@ def train(recipe: tyro.conf.Positional[Path], /, *, out: Path, resume: bool = Fa
 
 
 def _train(arguments: Sequence[str]) -> int:
-    options, overrides = tyro.cli(_TrainOptions, prog="ebapose train", args=arguments, return_unknown_args=True)
-    from ebapose.training import load_train_config
-    from ebapose.training import train as run_training
+    from ebapose.training.config import TrainConfig, load_train_config
 
-    result = run_training(load_train_config(options.recipe, overrides), options.out, options.resume)
+    own, overrides = _split_overrides(arguments, set(TrainConfig.model_fields))
+    if not {"-h", "--help"} & set(own):
+        if not any(word == "--out" or word.startswith("--out=") for word in own):
+            raise UsageError("train: --out is missing: ebapose train RECIPE.yaml --out DIR")
+        if len(own) == 1 or (len(own) == 2 and own[0] == "--out"):
+            raise UsageError("train: the recipe is missing: ebapose train RECIPE.yaml --out DIR")
+    options = tyro.cli(_TrainOptions, prog="ebapose train", args=own)
+    config = load_train_config(options.recipe, overrides)
+    from ebapose.training.loop import train as run_training  # a wrong recipe must not wait for torch
+
+    result = run_training(config, options.out, options.resume)
     print(result.summary())
-    return 0
+    return 130 if result.finished == "interrupted" else 0
+
+
+def _split_overrides(arguments: Sequence[str], sections: set[str]) -> tuple[list[str], list[str]]:
+    """The verb's own arguments, and those that are keys of a recipe, each with its value."""
+    own: list[str] = []
+    overrides: list[str] = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        key, has_value, _ = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not ("." in key or key in sections):
+            own.append(word)
+            continue
+        overrides.append(word)
+        if not has_value and words:
+            overrides.append(words.pop(0))
+    return own, overrides
 
 
 class _TrainOptions:
@@ -250,6 +295,36 @@ def benchmark(
         model, systems=systems, batch_sizes=batch_sizes, repeats=repeats, threads=threads, compare=compare, out=out
     )
     _print(benchmark_table(result))
+    return 0
+
+
+def tables(
+    out: Path,
+    reports: tuple[str, ...] = (),
+    latency: bool = True,
+    repeats: int = 20,
+    threads: int | None = None,
+    pictures: Path | None = None,
+    model: str = "default",
+) -> int:
+    """Write the EBA-PRNetCC paper's tables and figures with our numbers beside the paper's.
+
+    Args:
+        out: Folder for tables.json, tables.md and the figures.
+        reports: Evaluation reports (folder or metrics.json); MODEL=PATH says which model a report is about.
+        latency: Time every system of the tables, all in one run.
+        repeats: Timed rounds; the systems take turns within each.
+        threads: CPU threads; all available ones by default.
+        pictures: Folder of pictures for figure 6; examples/ where it exists.
+        model: Bundled model or model file that predicts figure 6.
+    """
+    from ebapose.comparison import write_comparison
+
+    print(
+        write_comparison(
+            out, reports, latency=latency, repeats=repeats, threads=threads, pictures=pictures, model=model
+        ).summary()
+    )
     return 0
 
 
@@ -340,6 +415,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "train": train,
     "export": export,
     "benchmark": benchmark,
+    "tables": tables,
     "data": data,
     "weights": weights,
 }
@@ -374,6 +450,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
+
+
+def _stages(milliseconds: dict[str, float]) -> str:
+    return ", ".join(f"{name} {ms:.1f}" for name, ms in milliseconds.items())
 
 
 def _as_usage(function: Callable[[Path], Any], path: Path) -> Any:

@@ -10,9 +10,11 @@ from pathlib import Path
 from ebapose.draw import draw_poses
 from ebapose.errors import EbaposeError, InputError, UsageError
 from ebapose.inference.predictor import Predictor
+from ebapose.inference.video import VideoFormat, VideoOptions, VideoSummary, predict_video
 from ebapose.io.readers import image_id_from_name, read_image_ids
-from ebapose.io.sources import FailedInput, SourceLike, list_sources, read_frames
-from ebapose.io.writers import Format, PoseWriter
+from ebapose.io.sources import FailedInput, Source, SourceLike, list_sources, read_frames
+from ebapose.io.video import is_video_source
+from ebapose.io.writers import FORMATS, PoseWriter
 from ebapose.structures import Frame, Poses, UInt8Array
 
 
@@ -21,11 +23,12 @@ class RunSummary:
     """What a run did.
 
     Attributes:
-        images: pictures (and video frames) that were read.
+        images: pictures that were read.
         persons: poses found in them.
         failures: one line per input, box or picture that could not be used, in order of appearance.
         milliseconds: per image and stage.
         seconds: wall time of the whole run.
+        videos: one entry per video that could be opened.
         out_dir: where the results are.
     """
 
@@ -35,36 +38,41 @@ class RunSummary:
     failures: list[str] = field(default_factory=list)
     milliseconds: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    videos: list[VideoSummary] = field(default_factory=list)
 
 
 def predict_sources(
     predictor: Predictor,
     sources: Collection[str],
     out_dir: Path,
-    formats: Collection[Format] = ("overlay", "json"),
+    formats: Collection[VideoFormat] = ("overlay", "json"),
     *,
     annotations: Path | None = None,
     show_boxes: bool = True,
     show_uncertainty: bool = False,
     min_score: float = 0.2,
+    clips: bool = False,
+    video: VideoOptions | None = None,
     on_start: Callable[[int], None] = lambda total: None,
     on_image: Callable[[str], None] = lambda name: None,
     on_failure: Callable[[str], None] = lambda line: None,
 ) -> RunSummary:
-    """Predict every picture that `sources` name and write the results.
+    """Predict every picture, then every video, that `sources` name and write the results.
 
     One input that fails is reported and the rest goes on; what was written stays complete and readable, also after
     Ctrl-C.
 
     Args:
         predictor: from `ebapose.load`.
-        sources: see `ebapose.io.sources`.
+        sources: see `ebapose.io.sources`; also cameras, addresses and "pipe:0" (`ebapose.io.video`).
         out_dir: for the results.
-        formats: see `ebapose.io.writers`.
+        formats: see `ebapose.io.writers` and, for videos, `ebapose.inference.video`.
         annotations: COCO annotations that say which image id a file has, for "coco".
         show_boxes, show_uncertainty, min_score: of the overlay, see `ebapose.draw.draw_poses`.
-        on_start: called once with the number of files.
-        on_image: called after each picture.
+        clips: a folder is a video of numbered frames, and "-" a video on standard input.
+        video: how videos are walked through.
+        on_start: called with the number of pictures, then with each video's frames added as far as they are known.
+        on_image: called after each picture or frame.
         on_failure: called with each line of `RunSummary.failures` as it arises.
 
     Raises:
@@ -99,8 +107,13 @@ def predict_sources(
         image_id = image_id_from_name if annotations is None else read_image_ids(annotations)
     except InputError as error:
         raise UsageError(str(error)) from None
-    files = list(list_sources(sources, exclude=out_dir))
-    on_start(len(files))
+    formats = tuple(dict.fromkeys(formats))
+    streams = [s for s in sources if is_video_source(s) or (clips and (s == "-" or Path(s).is_dir()))]
+    listed = list(list_sources([s for s in sources if s not in streams], exclude=out_dir))
+    files = [source for source in listed if not (isinstance(source, Source) and source.is_video)]
+    videos = [(s.name, s.stem) for s in listed if isinstance(s, Source) and s.is_video] + [(s, "") for s in streams]
+    total = len(files)
+    on_start(total)
 
     def draw(image: UInt8Array, poses: Poses) -> UInt8Array:
         began = time.perf_counter()
@@ -108,7 +121,13 @@ def predict_sources(
         spent["draw"] += time.perf_counter() - began
         return drawn
 
-    with PoseWriter(out_dir, formats, draw=draw, image_id=image_id) as writer:
+    def start_video(frames: int) -> None:
+        nonlocal total
+        total += frames
+        on_start(total)
+
+    picture_formats = [name for name in FORMATS if name in formats] if files else []
+    with PoseWriter(out_dir, picture_formats, draw=draw, image_id=image_id) as writer:
         for frame, poses, problems, _ in predictor.stream(readable(files, writer)):
             began = time.perf_counter()
             for problem in problems:
@@ -125,10 +144,31 @@ def predict_sources(
             summary.persons += len(poses)
             on_image(frame.name)
     spent["write"] -= spent["draw"]  # the writer calls it
-    per_image = {name: 1000 * seconds / max(summary.images, 1) for name, seconds in spent.items()}
     stages = predictor.times.milliseconds(earlier)
+    per_image = {name: 1000 * seconds / max(summary.images, 1) for name, seconds in spent.items()}
     summary.milliseconds = {"read": per_image.pop("read"), **stages, **per_image}
+    for source, stem in videos:
+        try:
+            found = predict_video(
+                predictor,
+                source,
+                out_dir,
+                formats,
+                video,
+                draw=draw,
+                stem=stem,
+                min_score=min_score,
+                on_start=start_video,
+                on_frame=on_image,
+                on_failure=fail,
+            )
+        except InputError as error:
+            fail(str(error))
+            continue
+        summary.videos.append(found)
+        if found.interrupted and not found.live:
+            raise KeyboardInterrupt
     summary.seconds = time.perf_counter() - start
-    if not files:
+    if not files and not videos:
         raise EbaposeError(f"{', '.join(sources)}: nothing to do")
     return summary

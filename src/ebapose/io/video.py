@@ -95,6 +95,8 @@ class VideoReader:
     Attributes:
         info: see `VideoInfo`.
         counts: see `ReadCounts`.
+        path: of a file or folder, else None.
+        stem: start of the names of what is written.
         arrived_s: `time.monotonic()` when the last frame was there: where latency starts to count.
     """
 
@@ -103,7 +105,7 @@ class VideoReader:
     ) -> None:
         self.info, self.counts, self.path = info, counts, path
         self.arrived_s = 0.0
-        self._stem = stem
+        self.stem = stem
         self._index = 0
         self._newest = _Newest(images, counts) if info.live else None
         self._images = images
@@ -117,7 +119,7 @@ class VideoReader:
         else:
             image, time_s = next(self._images)
             self.arrived_s = time.monotonic()
-        stem = f"{self._stem}/{self._index:06d}"
+        stem = f"{self.stem}/{self._index:06d}"
         frame = Frame(image, self.info.name, self._index, time_s, stem)
         self._index += 1
         return frame
@@ -218,7 +220,7 @@ def open_video(
     counts = ReadCounts()
     path: Path | None = None
     if isinstance(source, int) or (is_text and text.isascii() and text.isdigit() and not Path(text).exists()):
-        info, images = _open_camera(int(text))
+        info, images = _open_with_opencv(int(text), f"camera {text}", counts)
         stem = stem or f"camera_{text}"
     elif is_text and text not in ("-", STANDARD_INPUT) and not _ADDRESS.match(text):
         path = Path(text)
@@ -260,8 +262,12 @@ def _open_stream(source: Any, name: str, counts: ReadCounts, live: bool | None) 
     if av is None:
         if not isinstance(source, str):
             raise InputError(f'{name}: reading this needs PyAV: pip install "ebapose[video]"')
-        _logger.info('%s: read with OpenCV; pip install "ebapose[video]" adds exact time stamps and audio', name)
-        return _open_with_opencv(source, name)
+        _logger.warning(
+            '%s: read with OpenCV; pip install "ebapose[video]" adds exact time stamps, sound and a count of damaged '
+            "frames",
+            name,
+        )
+        return _open_with_opencv(source, name, counts)
     from ebapose.io.video_av import open_with_av  # only this module may need PyAV
 
     return open_with_av(
@@ -277,8 +283,15 @@ def check_size(name: str, width: int, height: int) -> None:
         raise InputError(f"{name}: {width}x{height} px is too large (at most {MAX_PIXELS // 10**6} million px)")
 
 
-def _open_with_opencv(source: str | int, name: str) -> tuple[VideoInfo, Iterator[_Timed]]:
-    """Read by OpenCV: cameras, and files where PyAV is missing."""
+def _open_with_opencv(source: str | int, name: str, counts: ReadCounts) -> tuple[VideoInfo, Iterator[_Timed]]:
+    """Read by OpenCV: cameras, and files where PyAV is missing. A live source that breaks off is opened again."""
+    info, images = _open_capture(source, name)
+    if info.live:
+        images = reconnecting(lambda: _open_capture(source, name)[1], images, name, counts)
+    return info, images
+
+
+def _open_capture(source: str | int, name: str) -> tuple[VideoInfo, Iterator[_Timed]]:
     live = isinstance(source, int) or _ADDRESS.match(source) is not None
     capture = _quietly(lambda: cv2.VideoCapture(source))
     read, image = _quietly(capture.read) if capture.isOpened() else (False, None)
@@ -288,6 +301,7 @@ def _open_with_opencv(source: str | int, name: str) -> tuple[VideoInfo, Iterator
             raise InputError(f"{name}: there is no such camera, or another program uses it")
         raise InputError(f"{name}: not a video that can be read")
     height, width = image.shape[:2]
+    check_size(name, width, height)
     fps = float(capture.get(cv2.CAP_PROP_FPS) or 0)
     frames = 0 if live else max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
     info = VideoInfo(name, (height, width), fps if 0 < fps <= 1000 else DEFAULT_FPS, frames, live)
@@ -305,10 +319,6 @@ def _open_with_opencv(source: str | int, name: str) -> tuple[VideoInfo, Iterator
             capture.release()
 
     return info, images()
-
-
-def _open_camera(number: int) -> tuple[VideoInfo, Iterator[_Timed]]:
-    return _open_with_opencv(number, f"camera {number}")
 
 
 def _quietly(call: Callable[[], Any]) -> Any:
@@ -351,12 +361,14 @@ def reconnecting(
     first: Iterator[_Timed],
     name: str,
     counts: ReadCounts,
-    pauses_s: tuple[float, ...] = RECONNECT_PAUSES_S,
+    pauses_s: tuple[float, ...] | None = None,
 ) -> Iterator[_Timed]:
     """Frames of a live stream; when it breaks off, `connect` is called again, with growing pauses.
 
-    The time stamps go on with the wall clock. It ends after `len(pauses_s)` failures in a row.
+    The time stamps go on with the wall clock. It ends after `len(pauses_s)` failures in a row (by default
+    `RECONNECT_PAUSES_S`).
     """
+    pauses_s = RECONNECT_PAUSES_S if pauses_s is None else pauses_s
     start = time.monotonic()
     shift, last = 0.0, 0.0
     images: Iterator[_Timed] | None = first

@@ -1,0 +1,358 @@
+"""A video in, an overlay video, a table and a summary out: what `ebapose predict clip.mp4` does, as one function."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from ebapose.atomic import write_text
+from ebapose.errors import EbaposeError, UsageError
+from ebapose.inference.predictor import Predictor
+from ebapose.io.video_table import TABLE_SUFFIXES, VideoTable, open_table
+from ebapose.io.video_writer import VideoWriter
+from ebapose.io.window import Window
+from ebapose.structures import Frame, Poses, UInt8Array
+from ebapose.tracking.pictures import ContactSheet, TrackPlots
+from ebapose.tracking.stream import TrackedVideo
+
+VideoFormat = Literal["overlay", "json", "coco", "csv", "parquet", "plots", "sheet"]
+Draw = Callable[[UInt8Array, Poses], UInt8Array]
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """How videos are walked through.
+
+    Attributes:
+        smooth: filter the keypoints over time.
+        detect_every_s: look for persons at least that often; None: the default, 0: in every frame.
+        show: open a window.
+        seconds: stop after so many seconds of the video.
+        fps: frames per s of a folder of pictures, or to overrule a file's.
+        live: drop frames that come too fast; None: for cameras and endless streams.
+    """
+
+    smooth: bool = True
+    detect_every_s: float | None = None
+    show: bool = False
+    seconds: float | None = None
+    fps: float | None = None
+    live: bool | None = None
+
+    def __post_init__(self) -> None:
+        for value, what in ((self.detect_every_s, "seconds between detections"), (self.seconds, "length in seconds")):
+            if value is not None and not value >= 0:
+                raise UsageError(f"{what}: {value:g} is not possible")
+
+
+@dataclass
+class VideoSummary:
+    """What became of one video.
+
+    Attributes:
+        name: path, address or "camera 0".
+        frames: written; persons: poses in them; identities: different persons.
+        detections: frames that the detector looked at.
+        corrupt, missing, dropped, reconnects: see `ebapose.io.video.ReadCounts`.
+        latency_ms: median and 95th percentile from a frame's arrival to its drawn poses, of the newest 1000 frames.
+        milliseconds: per frame and stage.
+        seconds: wall time.
+        interrupted: Ctrl-C ended it.
+        files: what was written.
+    """
+
+    name: str
+    live: bool = False
+    frames: int = 0
+    persons: int = 0
+    identities: int = 0
+    detections: int = 0
+    corrupt: int = 0
+    missing: int = 0
+    dropped: int = 0
+    reconnects: int = 0
+    latency_ms: tuple[float, float] = (0.0, 0.0)
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    interrupted: bool = False
+    files: list[Path] = field(default_factory=list)
+
+    def line(self) -> str:
+        """One line for a person."""
+        parts = [f"{self.frames} frames", f"{self.identities} persons", f"detector ran in {self.detections}"]
+        lost = {"corrupt left out": self.corrupt, "missing": self.missing, "dropped": self.dropped}
+        parts += [f"{count} {what}" for what, count in lost.items() if count]
+        if self.reconnects:
+            parts.append(f"connected again {self.reconnects} times")
+        if self.live:
+            parts.append(f"latency {self.latency_ms[0]:.0f} ms (95 %: {self.latency_ms[1]:.0f})")
+        rate = self.frames / self.seconds if self.seconds else 0.0
+        ending = ", interrupted" if self.interrupted else ""
+        return f"{self.name}: {', '.join(parts)}; {rate:.1f} frames/s{ending}"
+
+
+def predict_video(
+    predictor: Predictor,
+    source: str | Path | int,
+    out_dir: Path,
+    formats: Collection[VideoFormat] = ("overlay", "json"),
+    options: VideoOptions | None = None,
+    *,
+    draw: Draw,
+    stem: str = "",
+    min_score: float = 0.2,
+    on_start: Callable[[int], None] = lambda total: None,
+    on_frame: Callable[[str], None] = lambda name: None,
+    on_failure: Callable[[str], None] = lambda line: None,
+) -> VideoSummary:
+    """Track the persons of one video and write what was found, frame by frame.
+
+    Files, of which `STEM_summary.json` always is there: `STEM.mp4` ("overlay"), `STEM.jsonl` ("json"), `STEM.csv`,
+    `STEM.parquet`, `STEM_plots/` ("plots"), `STEM_sheet.jpg` ("sheet"). Whatever ends it, what was written until then
+    plays and can be read.
+
+    Args:
+        predictor: from `ebapose.load`.
+        source: see `ebapose.io.video.open_video`.
+        out_dir: for the files.
+        formats: see above; "coco" does not exist for videos and is reported.
+        options: see `VideoOptions`.
+        draw: (RGB uint8 picture, poses) -> RGB uint8 picture.
+        stem: start of the files' names; by default the source's.
+        min_score: keypoints below are left out of plots.
+        on_start: called with the number of frames, as far as the file says.
+        on_frame: called after each frame with the video's name.
+        on_failure: called with one line for each thing that is not as wanted.
+
+    Returns:
+        The summary. After Ctrl-C `interrupted` is True, and everything is complete up to there.
+
+    Raises:
+        InputError: the source cannot be read.
+        EbaposeError: a file cannot be written (the disk is full, say).
+    """
+    options = options or VideoOptions()
+    start, earlier = time.perf_counter(), replace(predictor.times)
+    with predictor.track(
+        source,
+        smooth=options.smooth,
+        detect_every_s=options.detect_every_s,
+        fps=options.fps,
+        live=options.live,
+    ) as video:
+        info = video.info
+        summary = VideoSummary(info.name, info.live)
+        on_start(info.num_frames)
+        if "coco" in formats:
+            on_failure(f"{info.name}: COCO results are for pictures, not for videos")
+        target = _target(out_dir, stem or video.reader.stem, video.reader.path)
+        run = _Run(video, summary, target, formats, options, draw, min_score, on_failure)
+        try:
+            with run:
+                run.walk(on_frame)
+        finally:
+            summary.seconds = time.perf_counter() - start
+            stages = predictor.times.milliseconds(earlier)
+            summary.milliseconds = {**stages, **{n: 1000 * s / max(1, summary.frames) for n, s in run.spent.items()}}
+            with suppress(OSError):  # of a full disk was spoken already
+                _write_summary(target, summary, predictor, video)
+    if summary.missing:
+        on_failure(f"{info.name}: the file ends early, {summary.missing} of {info.num_frames} frames are missing")
+    if not summary.persons:
+        on_failure(f"{info.name}: no person found")
+    return summary
+
+
+def _target(out_dir: Path, stem: str, original: Path | None) -> Path:
+    """`OUT_DIR/STEM`, or `STEM_pose` where a file would take the place of the original."""
+    target = out_dir / stem
+    if original is not None and original.parent.resolve() == target.parent.resolve():
+        return target.with_name(f"{target.name}_pose")
+    return target
+
+
+def _beside(target: Path, ending: str) -> Path:
+    """`with_suffix` would cut names that hold a point."""
+    return target.with_name(target.name + ending)
+
+
+class _Run:
+    """The outputs of one video, opened together and completed together, whatever happens."""
+
+    def __init__(
+        self,
+        video: TrackedVideo,
+        summary: VideoSummary,
+        target: Path,
+        formats: Collection[VideoFormat],
+        options: VideoOptions,
+        draw: Draw,
+        min_score: float,
+        on_failure: Callable[[str], None],
+    ) -> None:
+        self.video, self.summary, self.target, self.options, self.draw = video, summary, target, options, draw
+        self.spent = {"draw": 0.0, "write": 0.0}
+        self._latencies_s: deque[float] = deque(maxlen=1000)
+        self._shown_s: deque[float] = deque(maxlen=30)
+        self._writer: VideoWriter | None = None
+        self._tables: list[VideoTable] = []
+        self._window: Window | None = None
+        self._sheet = ContactSheet() if "sheet" in formats else None
+        self._plots = TrackPlots(min_score=min_score) if "plots" in formats else None
+        info, reader = video.info, video.reader
+        with ExitStack() as opened:  # where one cannot be opened, the others are closed
+            for name, suffix in TABLE_SUFFIXES.items():
+                if name in formats:
+                    table = open_table(_beside(target, suffix), name)
+                    self._tables.append(table)
+                    opened.callback(table.close)
+            if "overlay" in formats:
+                sound = reader.path if info.has_audio and options.fps is None else None
+                self._writer = VideoWriter(
+                    _beside(target, ".mp4"), info.hw, info.fps, audio_from=sound, pixel_aspect=info.pixel_aspect
+                )
+            opened.pop_all()
+        if options.show:
+            try:
+                self._window = Window(f"ebapose: {info.name}")
+            except EbaposeError as error:
+                on_failure(f"{info.name}: {error}")
+
+    def walk(self, on_frame: Callable[[str], None]) -> None:
+        """All frames; Ctrl-C ends it like the end of the file."""
+        try:
+            for frame, poses in self.video:
+                if self.options.seconds is not None and (frame.time_s or 0.0) >= self.options.seconds:
+                    break
+                if not self._take(frame, poses):
+                    break
+                on_frame(frame.name)
+        except KeyboardInterrupt:
+            self.summary.interrupted = True
+
+    def _take(self, frame: Frame, poses: Poses) -> bool:
+        """Write one frame everywhere; False when the window was closed."""
+        time_s, summary, began = frame.time_s or 0.0, self.summary, time.perf_counter()
+        drawn = frame.image
+        if self._writer is not None or self._window is not None or self._sheet is not None:
+            drawn = self.draw(frame.image, poses)
+        self._latencies_s.append(self.video.since_arrival_s())
+        if self.video.info.live and drawn is not frame.image:
+            self._write_latency(drawn)
+        going_on = self._window is None or self._window.show(drawn)
+        done = time.perf_counter()
+        self.spent["draw"] += done - began
+        for table in self._tables:
+            try:
+                table.write(frame, poses)
+            except OSError as error:
+                raise EbaposeError(
+                    f"{table.path}: cannot be written ({error.strerror}); it holds {summary.frames} frames"
+                ) from error
+        if self._writer is not None:
+            self._writer.write(drawn, frame.time_s)
+        if self._sheet is not None:
+            self._sheet.add(drawn, time_s)
+        if self._plots is not None:
+            self._plots.add(poses, time_s)
+        self.spent["write"] += time.perf_counter() - done
+        summary.frames += 1
+        summary.persons += len(poses)
+        self._count()
+        return going_on
+
+    def _write_latency(self, drawn: UInt8Array) -> None:
+        """Latency and rate in the bottom left corner, in place."""
+        self._shown_s.append(time.monotonic())
+        passed = self._shown_s[-1] - self._shown_s[0]
+        rate = f", {(len(self._shown_s) - 1) / passed:.0f} frames/s" if passed > 0 else ""
+        text = f"latency {1000 * self._latencies_s[-1]:.0f} ms{rate}"
+        for ink, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
+            place = (8, drawn.shape[0] - 10)
+            cv2.putText(drawn, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, ink, thickness, cv2.LINE_AA)
+
+    def _count(self) -> None:
+        summary, counts = self.summary, self.video.counts
+        summary.identities, summary.detections = len(counts.identities), counts.detections
+        for name in ("corrupt", "missing", "dropped", "reconnects"):
+            setattr(summary, name, getattr(counts.reading, name))
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        """Complete every file; the first thing that fails is raised after all others were tried."""
+        self._count()
+        if self._latencies_s:
+            median, high = np.percentile(np.array(self._latencies_s) * 1000, [50, 95])
+            self.summary.latency_ms = (float(median), float(high))
+        if self._window is not None:
+            self._window.close()
+        failed: EbaposeError | None = None
+        for path, close in self._completions():
+            try:
+                close()
+            except OSError as trouble:
+                failed = failed or EbaposeError(f"{path}: cannot be written ({trouble.strerror})")
+            except EbaposeError as trouble:
+                failed = failed or trouble
+            else:
+                if path.exists():
+                    self.summary.files.append(path)
+        if failed is not None and error is None:
+            raise failed
+
+    def _completions(self) -> list[tuple[Path, Callable[[], object]]]:
+        completions: list[tuple[Path, Callable[[], object]]] = [(table.path, table.close) for table in self._tables]
+        if self._writer is not None:
+            completions.append((self._writer.path, self._writer.close))
+        if self._sheet is not None and self.summary.frames:
+            path, sheet = _beside(self.target, "_sheet.jpg"), self._sheet
+            completions.append((path, lambda: sheet.save(path)))
+        if self._plots is not None:
+            folder, plots = _beside(self.target, "_plots"), self._plots
+            completions.append((folder, lambda: plots.save(folder)))
+        return completions
+
+
+def _write_summary(target: Path, summary: VideoSummary, predictor: Predictor, video: TrackedVideo) -> None:
+    from ebapose import __version__
+
+    info, card = video.info, predictor.card
+    median, high = summary.latency_ms
+    data: dict[str, Any] = {
+        "format": "ebapose-video",
+        "version": 1,
+        "generator": f"ebapose {__version__}",
+        "file": summary.name,
+        "model": card.name,
+        "skeleton": card.skeleton.to_dict(),
+        "keypoint_fields": ["x", "y", "score", "sigma_x", "sigma_y"],
+        "width": info.hw[1],
+        "height": info.hw[0],
+        "fps": round(info.fps, 6),
+        "frames": summary.frames,
+        "persons": summary.identities,
+        "detections": summary.detections,
+        "corrupt_frames": summary.corrupt,
+        "missing_frames": summary.missing,
+        "dropped_frames": summary.dropped,
+        "reconnects": summary.reconnects,
+        "latency_ms": {"median": round(median, 1), "percentile_95": round(high, 1)} if summary.live else None,
+        "ms_per_frame": {name: round(ms, 2) for name, ms in summary.milliseconds.items()},
+        "seconds": round(summary.seconds, 3),
+        "interrupted": summary.interrupted,
+        "files": [str(path) for path in summary.files],
+    }
+    path = _beside(target, "_summary.json")
+    write_text(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n")
+    summary.files.append(path)

@@ -1,0 +1,142 @@
+"""The poses of one video as a table that grows frame by frame: JSON Lines, CSV, Parquet.
+
+While it grows a table is called `NAME.partial.SUFFIX`; it takes its own name when it is closed. JSON Lines and CSV hold
+whole records only, at any moment: also after the process was killed, and up to where the disk was full. Parquet cannot
+be read before it is closed, and is removed where that fails.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ebapose.errors import EbaposeError, MissingDependencyError
+from ebapose.io.video_writer import partial_path
+from ebapose.io.writers import image_record
+from ebapose.structures import Frame, Poses
+
+TableFormat = Literal["json", "csv", "parquet"]
+TABLE_SUFFIXES: dict[TableFormat, str] = {"json": ".jsonl", "csv": ".csv", "parquet": ".parquet"}
+VIDEO_COLUMNS = ("frame", "time_s", "track_id", "keypoint", "x", "y", "score", "sigma_x", "sigma_y")
+
+_ROWS_PER_GROUP = 20_000
+
+
+class VideoTable(Protocol):
+    """One table; `path` is where it is in the end."""
+
+    path: Path
+
+    def write(self, frame: Frame, poses: Poses) -> None:
+        """Add a frame. Raises OSError; what was written before stays readable."""
+
+    def close(self) -> None:
+        """Complete the file. Raises OSError."""
+
+
+def open_table(path: Path, kind: TableFormat) -> VideoTable:
+    """A table at `path`, whose folder is made if it is missing.
+
+    Raises:
+        EbaposeError: the file cannot be made.
+        MissingDependencyError: Parquet without pyarrow.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _Parquet(path) if kind == "parquet" else _Csv(path) if kind == "csv" else _JsonLines(path)
+    except OSError as error:
+        raise EbaposeError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def video_rows(frame: Frame, poses: Poses) -> list[tuple[Any, ...]]:
+    """One row per person and keypoint, in the order of `VIDEO_COLUMNS`; None where there is no value."""
+    record = image_record(frame, poses)
+    return [
+        (record["frame"], record["time_s"], person["track_id"], name, *keypoint)
+        for person in record["persons"]
+        for name, keypoint in zip(poses.skeleton.keypoint_names, person["keypoints"], strict=True)
+    ]
+
+
+class _Lines:
+    """A text file without a buffer, cut back to its last whole record when something goes wrong."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = partial_path(path).open("wb", buffering=0)
+        self._size = 0
+
+    def _append(self, text: str) -> None:
+        data = memoryview(text.encode())
+        written = 0
+        try:
+            while written < len(data):  # the last piece that fits on a full disk is written without an error
+                written += self._file.write(data[written:])
+        except OSError:
+            self._cut()
+            raise
+        self._size += written
+
+    def _cut(self) -> None:
+        self._file.truncate(self._size)
+        self._file.seek(self._size)
+
+    def close(self) -> None:
+        with self._file:
+            self._cut()
+        partial_path(self.path).replace(self.path)
+
+
+class _JsonLines(_Lines):
+    def write(self, frame: Frame, poses: Poses) -> None:
+        record = image_record(frame, poses)
+        self._append(json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n")
+
+
+class _Csv(_Lines):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._append(",".join(VIDEO_COLUMNS) + "\n")
+
+    def write(self, frame: Frame, poses: Poses) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(video_rows(frame, poses))
+        self._append(text.getvalue())
+
+
+class _Parquet:
+    def __init__(self, path: Path) -> None:
+        try:
+            import pyarrow as pa
+            from pyarrow import parquet
+        except ImportError:
+            raise MissingDependencyError("pyarrow", "tables", "Parquet output") from None
+        kinds = {"frame": pa.int64(), "track_id": pa.int64(), "keypoint": pa.string()}
+        self.path = path
+        self._schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in VIDEO_COLUMNS])
+        self._table_of = pa.table
+        self._rows: list[tuple[Any, ...]] = []
+        self._writer = parquet.ParquetWriter(str(partial_path(path)), self._schema)
+
+    def write(self, frame: Frame, poses: Poses) -> None:
+        self._rows += video_rows(frame, poses)
+        if len(self._rows) >= _ROWS_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        rows, self._rows = self._rows, []
+        columns = dict(zip(VIDEO_COLUMNS, zip(*rows, strict=True), strict=True))
+        self._writer.write_table(self._table_of(columns, schema=self._schema))
+
+    def close(self) -> None:
+        try:
+            if self._rows:
+                self._flush()
+            self._writer.close()
+        except BaseException:
+            partial_path(self.path).unlink(missing_ok=True)
+            raise
+        partial_path(self.path).replace(self.path)
