@@ -1,0 +1,92 @@
+"""Detectors: the bundled one finds the people of the example pictures; given boxes; the whole image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ebapose import zoo
+from ebapose.card import card_path
+from ebapose.errors import InputError, ModelFileError
+from ebapose.geometry.boxes import iou
+from ebapose.inference.detector import GivenBoxes, NanoDet, WholeImage
+from ebapose.structures import Boxes, Frame
+
+# The people's extent as a person sees it, by hand: left, top, right, bottom in px.
+PEOPLE = {
+    "balance.jpg": [(118, 200, 368, 618)],
+    "park.jpg": [(704, 298, 822, 504), (300, 33, 388, 246)],
+    "treadmill.jpg": [(306, 195, 492, 495), (122, 208, 474, 634)],
+}
+
+
+def test_the_people_of_the_examples_are_found(nanodet: NanoDet, examples: list[Frame]) -> None:
+    for frame in examples:
+        people = np.array(PEOPLE[Path(frame.name).name], float)
+        found = nanodet(frame)
+        assert len(found) == len(people), frame.name
+        assert (iou(people, found.xyxy).max(axis=1) > 0.7).all(), frame.name
+        assert (np.diff(found.scores) <= 0).all()  # best first
+        assert found.scores.min() >= nanodet.score_threshold
+
+
+def test_boxes_move_with_the_picture_size(nanodet: NanoDet, examples: list[Frame]) -> None:
+    """Small pictures are enlarged, and boxes are px of the picture as it came."""
+    frame = examples[1]
+    half = Frame(np.ascontiguousarray(frame.image[::2, ::2]))
+    expected = np.array(PEOPLE["park.jpg"], float) / 2
+    found = nanodet(half)
+    assert (iou(expected, found.xyxy).max(axis=1) > 0.6).all()
+
+
+def test_boxes_lie_in_the_picture(nanodet: NanoDet, examples: list[Frame]) -> None:
+    frame = examples[2]
+    cut = Frame(np.ascontiguousarray(frame.image[250:560, 200:480]))  # persons reach beyond the border
+    boxes = nanodet(cut).xyxy
+    assert len(boxes)
+    assert (boxes >= 0).all()
+    assert (boxes[:, 2:] <= np.array(cut.hw)[::-1]).all()
+
+
+def test_threshold_and_limit(examples: list[Frame], nanodet: NanoDet) -> None:
+    assert len(NanoDet(score_threshold=0.6)(examples[1])) == 1
+    assert len(NanoDet(max_persons=1)(examples[1])) == 1
+    assert len(NanoDet(score_threshold=0.05)(examples[1])) > len(nanodet(examples[1]))
+
+
+def test_nobody_there(nanodet: NanoDet) -> None:
+    assert len(nanodet(Frame(np.full((300, 400, 3), 128, np.uint8)))) == 0
+
+
+@pytest.mark.parametrize("hw", [(1, 2000), (2000, 1)])
+def test_a_picture_too_narrow_to_look_at(hw: tuple[int, int], nanodet: NanoDet) -> None:
+    with pytest.raises(InputError, match=f"line.png: {hw[1]}x{hw[0]} is too narrow"):
+        nanodet(Frame(np.zeros((*hw, 3), np.uint8), "line.png"))
+
+
+def test_a_damaged_installation_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="person detector is missing"):
+        NanoDet(path=tmp_path / "gone.onnx")
+    path = tmp_path / "detector.onnx"
+    path.write_bytes(zoo.DETECTOR.read_bytes() + b"!")
+    (tmp_path / "detector.card.json").symlink_to(card_path(zoo.DETECTOR))
+    with pytest.raises(ModelFileError, match="sha256 differs from its card"):
+        NanoDet(path=path)
+
+
+def test_the_whole_image() -> None:
+    boxes = WholeImage()(Frame(np.zeros((30, 40, 3), np.uint8)))
+    assert boxes.xyxy.tolist() == [[0, 0, 40, 30]]
+
+
+def test_given_boxes_by_name_and_by_image_id() -> None:
+    boxes = Boxes.from_xyxy([[0, 0, 5, 5], [1, 1, 9, 9]], [0.9, 0.2])
+    image = np.zeros((30, 40, 3), np.uint8)
+    detector = GivenBoxes({"b/photo.jpg": boxes, 17: boxes[:1]}, score_threshold=0.5)
+    assert detector(Frame(image, "/a/b/photo.jpg")).xyxy.tolist() == [[0, 0, 5, 5]]
+    assert len(GivenBoxes({"photo": boxes})(Frame(image, "/a/b/photo.jpg"))) == 2
+    assert len(detector(Frame(image, "COCO_val2014_000000000017.jpg"))) == 1
+    with pytest.raises(InputError, match=r"/a/other\.jpg: not among the pictures of the given boxes"):
+        detector(Frame(image, "/a/other.jpg"))

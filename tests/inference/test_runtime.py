@@ -1,0 +1,185 @@
+"""Runtimes: the same poses from each, and clear words about files that none of them can run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ebapose import zoo
+from ebapose.card import ModelCard, card_path
+from ebapose.codecs import build_codec
+from ebapose.errors import ModelFileError, UsageError
+from ebapose.inference.detector import NanoDet
+from ebapose.inference.predictor import Predictor, _agreement
+from ebapose.inference.runtime import Outputs, Runtime, VerifiedRuntime, choose_runtime, load_model_file
+from ebapose.structures import Frame
+
+TOLERANCE_PX = 0.05  # of the picture; what is measured is 0.001
+MODEL = zoo.bundled_models()["default"]
+CARD = zoo.bundled_card(MODEL)
+HEIGHT, WIDTH = CARD.input.size_hw
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+def test_runtimes_give_the_poses_of_openvino(
+    runtime: Any, network: tuple[Runtime, ModelCard], nanodet: NanoDet, examples: list[Frame]
+) -> None:
+    pytest.importorskip(runtime)
+    opened, card = network
+    other, other_card = load_model_file(MODEL, runtime)
+    assert (other.name, other_card) == (runtime, card)
+    boxes = [nanodet(frame) for frame in examples]
+    expected = Predictor(card, opened, nanodet, flip_test=True)(examples, boxes)
+    found = Predictor(card, other, nanodet, flip_test=True)(examples, boxes)
+    assert sum(len(poses) for poses in expected) == 5
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(a.keypoints, b.keypoints, atol=TOLERANCE_PX)
+        np.testing.assert_allclose(a.sigmas_px, b.sigmas_px, atol=TOLERANCE_PX)
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
+
+
+def linked(folder: Path, **changes: Any) -> Path:
+    """The bundled model with another card."""
+    path = folder / "model.onnx"
+    path.symlink_to(MODEL)
+    card = json.loads(card_path(MODEL).read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        card[key] = {**card[key], **value} if isinstance(value, dict) else value
+    card_path(path).write_text(json.dumps(card), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        (
+            {"input": {"size_hw": [HEIGHT + 32, WIDTH]}},
+            f"input of shape Nx{HEIGHT}x{WIDTH}x3, its card describes Nx{HEIGHT + 32}x{WIDTH}x3",
+        ),
+        (
+            {"codec": {"split_ratio": CARD.codec.split_ratio + 1}},
+            f"output of shape Nx17x{int(WIDTH * CARD.codec.split_ratio)} and .*, its card describes Nx17x",
+        ),
+        ({"codec": {"type": "heatmap"}}, f"output of shape .*, its card describes Nx17x{HEIGHT // 4}x{WIDTH // 4}$"),
+        ({"codec": {"type": "coordinate"}}, "its card describes Nx17x2$"),
+        ({"skeleton": "mpii16"}, "its card describes Nx16x"),
+        ({"sha256": "0" * 64}, r"sha256 differs from its card model\.card\.json: damaged or replaced"),
+    ],
+)
+def test_a_card_that_is_not_the_files_is_refused(
+    changes: dict[str, Any], cause: str, runtime: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip(runtime)
+    path = linked(tmp_path, **changes)
+    with pytest.raises(ModelFileError, match=cause) as caught:
+        load_model_file(path, runtime)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "runtime"),
+    [
+        ("m.onnx", "openvino"),
+        ("m.onnx", "onnxruntime"),
+        ("m.onnx", "torch"),
+        ("m.xml", "openvino"),
+        ("m.safetensors", "torch"),
+        ("m.pth", "openvino"),
+    ],
+)
+@pytest.mark.parametrize(
+    "content", [b"", b"no model at all\n", MODEL.read_bytes()[:50_000]], ids=["empty", "text", "cut"]
+)
+def test_a_file_that_is_no_model(
+    name: str, runtime: Any, content: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip(runtime)
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError) as caught:
+        load_model_file(path, runtime)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""  # the runtimes keep quiet
+
+
+def test_a_model_without_a_card(tmp_path: Path) -> None:
+    path = tmp_path / "detector.onnx"
+    path.symlink_to(zoo.DETECTOR)
+    with pytest.raises(ModelFileError, match="no model card beside it or inside it"):
+        load_model_file(path)
+
+
+def test_the_file_alone_is_enough(tmp_path: Path, network: tuple[Runtime, ModelCard]) -> None:
+    path = tmp_path / "alone.onnx"
+    path.symlink_to(MODEL)
+    card = load_model_file(path)[1]
+    assert (card.input, card.codec, card.skeleton) == (network[1].input, network[1].codec, network[1].skeleton)
+
+
+@pytest.mark.parametrize(
+    ("name", "runtime", "cause"),
+    [
+        ("a.safetensors", "openvino", "cannot run safetensors"),
+        ("a.xml", "torch", "cannot run an OpenVINO file"),
+        ("a.onnx", "caffe", "unknown runtime 'caffe'"),
+    ],
+)
+def test_runtimes_that_cannot_run_a_kind_of_file(name: str, runtime: Any, cause: str) -> None:
+    with pytest.raises(UsageError, match=cause):
+        choose_runtime(Path(name), runtime)
+    assert choose_runtime(Path("a.safetensors"), "auto") == "torch"
+    assert choose_runtime(Path("a.onnx"), "auto") == "openvino"
+
+
+class Fixed:
+    """A runtime that always answers the same."""
+
+    name = "openvino"
+
+    def __init__(self, precision: str, outputs: Outputs) -> None:
+        self.precision, self.outputs, self.calls = precision, outputs, 0
+
+    def __call__(self, batch: np.ndarray) -> Outputs:
+        self.calls += 1
+        return self.outputs
+
+
+def logits(card: ModelCard, offset_px: float) -> Outputs:
+    codec: Any = build_codec(card.codec, card.input, card.skeleton)
+    return codec.perfect_logits(np.full((1, 17, 2), 40 + offset_px))
+
+
+@pytest.mark.parametrize(
+    ("offset_px", "chosen"), [(0.02, "bf16"), (0.5, "f32"), (float("nan"), "f32")], ids=["close", "apart", "NaN"]
+)
+def test_a_fast_runtime_must_agree_before_it_is_used(
+    offset_px: float, chosen: str, network: tuple[Runtime, ModelCard]
+) -> None:
+    card = network[1]
+    sharp = card.model_copy(update={"codec": card.codec.model_copy(update={"sigma": (1.0, 1.0)})})
+    exact, fast = Fixed("f32", logits(sharp, 0.0)), Fixed("bf16", logits(sharp, offset_px))
+    assert build_codec(sharp.codec, sharp.input, sharp.skeleton).decode(exact.outputs).scores.max() > 0.5
+    runtime = VerifiedRuntime(exact, fast, _agreement(sharp))
+    batch = np.zeros((1, 8, 8, 3), np.uint8)
+    assert runtime(batch) is exact.outputs
+    assert runtime.precision == chosen
+    runtime(batch)
+    assert (exact.calls, fast.calls) == ((1, 2) if chosen == "bf16" else (2, 1))
+
+
+def test_a_batch_without_a_confident_keypoint_decides_nothing(network: tuple[Runtime, ModelCard]) -> None:
+    card = network[1]
+    vague = tuple(np.zeros_like(array) for array in logits(card, 0.0))
+    exact, fast = Fixed("f32", vague), Fixed("bf16", vague)
+    runtime = VerifiedRuntime(exact, fast, _agreement(card))
+    for _ in range(2):
+        assert runtime(np.zeros((1, 8, 8, 3), np.uint8)) is vague
+        assert runtime.precision == "f32"
+    assert (exact.calls, fast.calls) == (2, 2)
