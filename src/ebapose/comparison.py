@@ -1,0 +1,124 @@
+"""The paper's tables and figures in one folder: `ebapose tables`. What they hold is in `ebapose.evaluation.tables`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ebapose.atomic import write_text
+from ebapose.errors import EbaposeError, UsageError
+from ebapose.evaluation.figures import FIGURE_5, FIGURE_6, draw_conditions, picture_files, plot_accuracy
+from ebapose.evaluation.tables import Latency, build_tables, read_report, tables_markdown, timed_models
+from ebapose.inference.predictor import Predictor, load
+from ebapose.structures import Boxes, Poses, UInt8Array
+
+EXAMPLES = Path("examples")
+MAX_PICTURES = 4
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was written.
+
+    Attributes:
+        files: tables.json, tables.md and the figures.
+        notes: what was left out, and why.
+    """
+
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+    def summary(self) -> str:
+        """One line per file and note."""
+        return "\n".join([*map(str, self.files), *(f"note: {note}" for note in self.notes)])
+
+
+def write_comparison(
+    out: str | Path,
+    reports: Sequence[str | Path] = (),
+    *,
+    latency: bool = True,
+    repeats: int = 20,
+    threads: int | None = None,
+    pictures: str | Path | None = None,
+    model: str | Path = "default",
+) -> Comparison:
+    """Write the paper's tables and its figures 5 and 6, with our numbers.
+
+    Args:
+        out: folder for `tables.json`, `tables.md` and the figures.
+        reports: evaluation reports, see `evaluation.tables.read_report`.
+        latency: time every system of the tables (needs torch: random weights are exported first).
+        repeats: timed rounds; the systems take turns within each.
+        threads: CPU threads, all available ones by default.
+        pictures: folder of the pictures of figure 6; default: `examples`, where there is such a folder.
+        model: that predicts figure 6.
+
+    Raises:
+        UsageError: a report or the folder of pictures is not there.
+        InputError: a report or a picture cannot be read.
+        MissingDependencyError: torch (latency) or matplotlib (figure 5) is not installed.
+    """
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file, not a folder for tables")
+    measured = [read_report(report) for report in reports]
+    files, notes = _pictures(pictures), []
+    if not files:
+        notes.append(f"figure 6 is not drawn: no folder {EXAMPLES} here; name one with --pictures")
+    latencies, about = _latencies(repeats, threads) if latency else (None, "")
+    content: dict[str, Any] = {**build_tables(measured, latencies), "latency": about or None}
+
+    written = [plot_accuracy(content, folder / FIGURE_5)]
+    if files:
+        predictor = load(model, threads=threads)
+        written.append(draw_conditions(_predicting(predictor), files, folder / FIGURE_6))
+    text = tables_markdown(content, [path.name for path in written], about)
+    try:
+        write_text(folder / "tables.json", json.dumps(content, indent=1) + "\n")
+        write_text(folder / "tables.md", text)
+    except OSError as error:
+        raise EbaposeError(f"{folder}: cannot be written ({error.strerror})") from None
+    return Comparison((folder / "tables.json", folder / "tables.md", *written), tuple(notes))
+
+
+def _pictures(folder: str | Path | None) -> list[Path]:
+    if folder is None:
+        return picture_files(EXAMPLES, MAX_PICTURES) if EXAMPLES.is_dir() else []
+    if not Path(folder).is_dir():
+        raise UsageError(f"{folder}: no such folder of pictures")
+    files = picture_files(Path(folder), MAX_PICTURES)
+    if not files:
+        raise UsageError(f"{folder}: no pictures in it")
+    return files
+
+
+def _predicting(predictor: Predictor) -> Any:
+    def predict(image: UInt8Array, boxes: Boxes | None) -> Poses:
+        return predictor(image) if boxes is None else predictor(image, boxes=boxes)
+
+    return predict
+
+
+def _latencies(repeats: int, threads: int | None) -> tuple[dict[str, Latency], str]:
+    """Median latency of every system in one run and one runtime, and what was measured where."""
+    from ebapose.benchmark import run_benchmark
+
+    result = run_benchmark(systems=timed_models(), batch_sizes=(1,), repeats=repeats, threads=threads)
+    found: dict[str, Latency] = {}
+    for timing in result.networks:
+        if timing.runtime == result.default_runtime and timing.precision == "f32":
+            name = timing.system.removesuffix(" (random weights)")
+            found[name] = Latency(timing.ms_per_crop, timing.quartiles_ms, f"{timing.runtime} {timing.precision}")
+    machine = result.machine
+    version = machine["versions"].get(result.default_runtime, "")
+    about = (
+        f"median of {repeats} rounds, one crop per call, all systems taking turns in one run, random weights, "
+        f"{result.default_runtime} {version} in float32 on {machine['threads']} threads of {machine['cpu']}"
+    )
+    if machine.get("load_average"):
+        about += f", load average {machine['load_average']:.1f}"
+    return found, about
