@@ -27,7 +27,7 @@ def explain(error: ValidationError, schema: type[BaseModel], where: str) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
-        return f"{where}: {key + ': ' if key else ''}{first['msg']}"
+        return f"{where}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}"
     known = list(_keys(schema))
     names = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
     path = ".".join(part for part in first["loc"] if isinstance(part, str))  # without places in a list

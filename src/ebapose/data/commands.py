@@ -139,6 +139,7 @@ def synth(
     /,
     *,
     images: int = 1000,
+    validation: int | None = None,
     seed: int = 0,
     size_hw: tuple[int, int] = (128, 128),
     max_people: int = 2,
@@ -147,8 +148,9 @@ def synth(
     """Draw people with exact COCO-17 keypoints: data to try everything with, without a download.
 
     Args:
-        out: folder to make; it gets `images` and `annotations.json`.
+        out: folder to make; it gets `images`, `annotations.json` and, for other pictures, `validation.json`.
         images: how many pictures.
+        validation: how many more pictures in validation.json; default: a tenth of `images`.
         seed: the same seed draws the same pictures.
         size_hw: height and width of the pictures in px.
         max_people: persons per picture, at most.
@@ -159,6 +161,9 @@ def synth(
     """
     from ebapose.data.synthetic import make_dataset
 
-    path = make_dataset(out, images, seed, size_hw, max_people, turn_deg)
+    others = -(-images // 10) if validation is None else validation
+    path = make_dataset(out, images, seed, size_hw, max_people, turn_deg, others)
     print(f"{path}: {images} pictures")
+    if others:
+        print(f"{path.with_name('validation.json')}: {others} others")
     return 0

@@ -117,6 +117,7 @@ def make_dataset(
     image_hw: tuple[int, int] = (128, 128),
     max_people: int = 2,
     turn_deg: float = 50.0,
+    num_validation: int = 0,
 ) -> Path:
     """Write drawn people as a COCO keypoint data set: `OUT_DIR/images/*.jpg` and `OUT_DIR/annotations.json`.
 
@@ -127,6 +128,7 @@ def make_dataset(
         image_hw: height and width in px.
         max_people: each picture shows 1 to this many.
         turn_deg: see `draw_people`.
+        num_validation: so many pictures more, in the same folder, annotated in `OUT_DIR/validation.json`.
 
     Returns:
         Path of the annotation file.
@@ -134,22 +136,56 @@ def make_dataset(
     Raises:
         UsageError: a number makes no sense, or the folder holds annotations already.
     """
-    if num_images < 1 or min(image_hw) < 16 or max_people < 1 or not 0 <= turn_deg <= 180:
+    if num_images < 1 or num_validation < 0 or min(image_hw) < 16 or max_people < 1 or not 0 <= turn_deg <= 180:
         raise UsageError("synthetic data needs at least 1 image of 16x16 px, 1 person, and turn_deg in 0..180")
     folder = Path(out_dir)
     path = folder / "annotations.json"
     if path.exists():
         raise UsageError(f"{path} exists already: choose another folder")
     (folder / "images").mkdir(parents=True, exist_ok=True)
+    if num_validation:
+        later = range(num_images, num_images + num_validation)
+        validation = _write_pictures(folder / "images", later, seed, image_hw, max_people, turn_deg)
+        write_text(folder / "validation.json", json.dumps(validation))
+    data = _write_pictures(folder / "images", range(num_images), seed, image_hw, max_people, turn_deg)
+    write_text(path, json.dumps(data))
+    return path
+
+
+def background(image_hw: tuple[int, int], rng: np.random.Generator) -> UInt8Array:
+    """RGB uint8 (H, W, 3): a colour gradient, boxes, discs and lines, and noise."""
+    height, width = image_hw
+    corners = rng.integers(0, 256, (2, 2, 3)).astype(np.float32)
+    image = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
+    for _ in range(int(rng.integers(0, 9))):
+        colour = [int(v) for v in rng.integers(0, 256, 3)]
+        x1, x2 = (int(v) for v in rng.integers(0, width, 2))
+        y1, y2 = (int(v) for v in rng.integers(0, height, 2))
+        kind = rng.integers(3)
+        if kind == 0:
+            cv2.rectangle(image, (x1, y1), (x2, y2), colour, -1)
+        elif kind == 1:
+            cv2.circle(image, (x1, y1), max(1, min(image_hw) // int(rng.integers(4, 20))), colour, -1, cv2.LINE_AA)
+        else:
+            cv2.line(image, (x1, y1), (x2, y2), colour, int(rng.integers(1, 1 + max(2, height // 20))), cv2.LINE_AA)
+    strength = int(rng.integers(1, 25))
+    noise = rng.integers(-strength, strength + 1, (height, width, 1), np.int16)
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+def _write_pictures(
+    folder: Path, numbers: range, seed: int, image_hw: tuple[int, int], max_people: int, turn_deg: float
+) -> dict[str, Any]:
+    """Draw and write the pictures of these numbers; returns their COCO annotations."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for i in range(num_images):
+    for i in numbers:
         scene = draw_people(image_hw, (seed, i), max_people=max_people, turn_deg=turn_deg)
         name = f"{i:06d}.jpg"
         done, data = cv2.imencode(".jpg", cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
         if not done:
             raise UsageError(f"a picture of {image_hw[1]}x{image_hw[0]} px cannot be written as JPEG")
-        (folder / "images" / name).write_bytes(data.tobytes())
+        (folder / name).write_bytes(data.tobytes())
         images.append({"id": i + 1, "file_name": name, "width": image_hw[1], "height": image_hw[0]})
         for n in range(len(scene.keypoints)):
             seen = scene.visibility[n]
@@ -175,29 +211,7 @@ def make_dataset(
         "keypoints": list(COCO17.keypoint_names),
         "skeleton": [[a + 1, b + 1] for a, b in COCO17.edges],
     }
-    write_text(path, json.dumps({"images": images, "annotations": annotations, "categories": [category]}))
-    return path
-
-
-def background(image_hw: tuple[int, int], rng: np.random.Generator) -> UInt8Array:
-    """RGB uint8 (H, W, 3): a colour gradient, boxes, discs and lines, and noise."""
-    height, width = image_hw
-    corners = rng.integers(0, 256, (2, 2, 3)).astype(np.float32)
-    image = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
-    for _ in range(int(rng.integers(0, 9))):
-        colour = [int(v) for v in rng.integers(0, 256, 3)]
-        x1, x2 = (int(v) for v in rng.integers(0, width, 2))
-        y1, y2 = (int(v) for v in rng.integers(0, height, 2))
-        kind = rng.integers(3)
-        if kind == 0:
-            cv2.rectangle(image, (x1, y1), (x2, y2), colour, -1)
-        elif kind == 1:
-            cv2.circle(image, (x1, y1), max(1, min(image_hw) // int(rng.integers(4, 20))), colour, -1, cv2.LINE_AA)
-        else:
-            cv2.line(image, (x1, y1), (x2, y2), colour, int(rng.integers(1, 1 + max(2, height // 20))), cv2.LINE_AA)
-    strength = int(rng.integers(1, 25))
-    noise = rng.integers(-strength, strength + 1, (height, width, 1), np.int16)
-    return np.clip(image + noise, 0, 255).astype(np.uint8)
+    return {"images": images, "annotations": annotations, "categories": [category]}
 
 
 def _draw_scene(image: UInt8Array, figures: list[NDArray[np.float64]], looks: list[Appearance]) -> Scene:
