@@ -104,7 +104,7 @@ def _open_container(av: ModuleType, source: Any, name: str, is_address: bool, li
         raise InputError(f"{name}: not a video that can be read, or cut off before its index") from None
     except EOFError:
         raise InputError(f"{name}: the file is empty or cut off") from None
-    except (OSError, ValueError) as error:
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InputError(f"{name}: cannot be opened ({_reason(error)})") from None
 
 
@@ -123,17 +123,16 @@ def _frames(av: ModuleType, container: Any, stream: Any, name: str, counts: Read
     """Decoded frames; damaged packets and frames are counted, and what cannot be read any further ends it."""
     stream.thread_type = "SLICE" if live else "AUTO"  # frame threads hold frames back
     packets = container.demux(stream)  # ends with an empty packet, which makes the decoder give what it still holds
-    broken = False
+    broken = ""
     while not broken:
         try:
             packet = next(packets, None)
             if packet is None:
                 return
         except av.error.FFmpegError as error:  # a broken connection, a file that was cut off
-            if live:
-                raise InputError(f"{name}: {_reason(error)}") from None
-            _logger.warning("%s: cannot be read to its end (%s)", name, _reason(error))
-            packet, broken = None, True
+            if not live:
+                _logger.warning("%s: cannot be read to its end (%s)", name, _reason(error))
+            packet, broken = None, _reason(error)  # the decoder may still hold frames
         try:
             decoded = stream.codec_context.decode(packet)
         except av.error.FFmpegError:
@@ -144,6 +143,8 @@ def _frames(av: ModuleType, container: Any, stream: Any, name: str, counts: Read
                 counts.corrupt += 1
             else:
                 yield frame
+    if live:
+        raise InputError(f"{name}: {broken}")
 
 
 def _images(

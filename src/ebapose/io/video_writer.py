@@ -77,8 +77,8 @@ class VideoWriter:
         self._frame_ticks = max(1, round(_CLOCK / fps))
         self._open = True
         self._av = import_av()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._writing():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             if self._av is None:
                 self._sink: _AvSink | _OpenCVSink = _OpenCVSink(self.partial, self._even_hw, fps)
             else:

@@ -38,7 +38,7 @@ class TrackerOptions:
 
     start_score: float = 0.5
     confirm: int = 2
-    max_lost_s: float = 1.0
+    max_lost_s: float = 3.0
 
 
 @dataclass
@@ -172,7 +172,7 @@ class Tracker:
 
     def _costs(self, tracks: list[_Track], poses: Poses, time_s: float) -> Float64Array:
         """(T, N) in 0..1: mean of box and pose distance; poses count less the longer ago they were seen."""
-        ahead = [track.motion.at(time_s) for track in tracks]
+        ahead = [_in_picture(track.motion.at(time_s), poses.image_hw) for track in tracks]
         unseen_s = np.array([time_s - track.seen_s for track in tracks])
         margins = 0.1 + 0.4 * np.minimum(unseen_s, 1.0)
         overlap = np.concatenate(
@@ -208,6 +208,11 @@ class Tracker:
         known = np.flatnonzero(identities)
         known = known[np.argsort(identities[known])]
         return replace(poses, track_ids=identities)[known]
+
+
+def _in_picture(motion: BoxMotion, image_hw: tuple[int, int]) -> BoxMotion:
+    """Who left the picture comes back at its edge, wherever the way out there led."""
+    return replace(motion, center=np.clip(motion.center, 0, (image_hw[1], image_hw[0])))
 
 
 def _enlarged(boxes_xyxy: NDArray[np.floating], margin: float) -> Float64Array:

@@ -1,0 +1,338 @@
+"""`ebapose predict clip.mp4` from end to end: real files, the bundled model, and every way it can end."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import ebapose
+from ebapose.cli import main
+from ebapose.errors import EbaposeError, InputError, UsageError
+from ebapose.inference import video as video_module
+from ebapose.inference.run import predict_sources
+from ebapose.inference.video import VideoOptions, predict_video
+from ebapose.io import video_table
+from ebapose.io.video import open_video
+from io_video_files import write_clip
+
+av = pytest.importorskip("av")
+
+FRAMES = 12
+PARK = Path(__file__).parents[2] / "examples" / "park.jpg"
+
+
+@pytest.fixture(scope="module")
+def predictor() -> ebapose.Predictor:
+    return ebapose.load()
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The camera pans over a photograph with two persons, with sound."""
+    photo = cv2.cvtColor(cv2.imread(str(PARK)), cv2.COLOR_BGR2RGB)
+    width = 2 * round(320 * photo.shape[1] / photo.shape[0] / 2)
+    small = cv2.resize(photo, (width, 320), interpolation=cv2.INTER_AREA)
+    images = [np.roll(small, 2 * index, axis=1) for index in range(FRAMES)]
+    path = tmp_path_factory.mktemp("clip") / "walk.v1.mp4"
+    return write_clip(path, FRAMES, hw=small.shape[:2], images=images, audio="aac")
+
+
+def draw(image: np.ndarray, poses: ebapose.Poses) -> np.ndarray:
+    drawn = image.copy()
+    drawn[:20, :20] = (255, 0, 0)
+    return drawn
+
+
+def table(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_everything_from_the_command_line(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    formats = ["overlay", "json", "csv", "parquet", "plots", "sheet"]
+    assert main(["predict", str(clip), "--out", str(out), "--detect-every", "0.08", "--save", *formats]) == 0
+    printed = capsys.readouterr().out
+    assert f"{clip}: {FRAMES} frames, " in printed
+    with open_video(out / "walk.v1.mp4") as reader:
+        assert reader.info.has_audio
+        assert (reader.info.fps, reader.info.codec) == (25, "h264")
+        assert len(list(reader)) == FRAMES
+    rows = table(out / "walk.v1.jsonl")
+    assert [row["frame"] for row in rows] == list(range(FRAMES))
+    np.testing.assert_allclose(np.diff([row["time_s"] for row in rows]), 0.04, atol=2e-3)
+    persons = [[person["track_id"] for person in row["persons"]] for row in rows]
+    assert min(map(len, persons)) >= 1
+    assert set(persons[0]) & set(persons[-1])  # somebody was followed from the first frame to the last
+    with (out / "walk.v1.csv").open(encoding="utf-8") as file:
+        cells = list(csv.DictReader(file))
+    assert len(cells) == 17 * sum(map(len, persons))
+    assert cells[0]["keypoint"] == "nose"
+    assert float(cells[0]["x"]) == rows[0]["persons"][0]["keypoints"][0][0]
+    from pyarrow import parquet
+
+    assert parquet.read_table(out / "walk.v1.parquet").num_rows == len(cells)
+    summary = json.loads((out / "walk.v1_summary.json").read_text(encoding="utf-8"))
+    assert summary["frames"] == FRAMES
+    assert summary["detections"] < FRAMES
+    assert summary["skeleton"]["keypoint_names"][0] == "nose"
+    assert not summary["interrupted"]
+    assert all(Path(name).exists() for name in summary["files"])
+    assert cv2.imread(str(out / "walk.v1_sheet.jpg")) is not None
+    assert len(list((out / "walk.v1_plots").glob("track_*.png"))) >= 1
+    assert not list(out.glob("*partial*")) + list(out.glob(".*"))
+
+
+def test_lazily_in_python(clip: Path, predictor: ebapose.Predictor) -> None:
+    with predictor.track(clip, smooth=False) as walk:
+        frame, poses = next(walk)
+        assert frame.time_s == pytest.approx(0, abs=0.05)
+        assert poses.track_ids is not None
+        assert walk.counts.frames == 1
+    assert list(walk) == []
+    assert sum(1 for _ in predictor.track(str(clip))) == FRAMES
+
+
+def test_smoothing_can_be_switched_off(clip: Path, predictor: ebapose.Predictor) -> None:
+    raw = [poses.keypoints for _, poses in predictor.track(clip, smooth=False)]
+    smooth = [poses.keypoints for _, poses in predictor.track(clip)]
+    np.testing.assert_array_equal(raw[0], smooth[0])
+    assert not np.array_equal(raw[-1], smooth[-1])
+
+
+class Interrupting:
+    """Draws, and presses Ctrl-C (or fails) at the fifth frame."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.calls, self.error = 0, error
+
+    def __call__(self, image: np.ndarray, poses: ebapose.Poses) -> np.ndarray:
+        self.calls += 1
+        if self.calls == 5:
+            raise self.error
+        return draw(image, poses)
+
+
+def test_ctrl_c_finalises(clip: Path, tmp_path: Path, predictor: ebapose.Predictor) -> None:
+    formats = ("overlay", "json", "csv", "sheet")
+    summary = predict_video(predictor, clip, tmp_path, formats, draw=Interrupting(KeyboardInterrupt()))
+    assert summary.interrupted
+    assert summary.frames == 4
+    with open_video(tmp_path / "walk.v1.mp4") as reader:
+        assert len(list(reader)) == 4
+    assert len(table(tmp_path / "walk.v1.jsonl")) == 4
+    assert json.loads((tmp_path / "walk.v1_summary.json").read_text())["interrupted"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT")
+def test_ctrl_c_in_the_terminal(clip: Path, tmp_path: Path) -> None:
+    """A real process and a real signal, in the middle of an endless clip."""
+    frames = tmp_path / "long.mkv"
+    write_clip(frames, 1500, hw=(160, 160))
+    command = [sys.executable, "-c", "from ebapose.cli import main; raise SystemExit(main())"]
+    command += ["predict", str(frames), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    lines = tmp_path / "out" / "long.partial.jsonl"
+    deadline = 60.0
+    import time
+
+    start = time.monotonic()
+    while time.monotonic() - start < deadline and not (lines.exists() and lines.stat().st_size > 1000):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted; what was finished is written" in errors
+    count = len(table(tmp_path / "out" / "long.jsonl"))
+    assert 5 < count < 1500
+    with open_video(tmp_path / "out" / "long.mp4") as reader:
+        assert abs(len(list(reader)) - count) <= 1
+
+
+def test_disk_that_fills_up_under_the_table(
+    clip: Path, tmp_path: Path, predictor: ebapose.Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(video_table._JsonLines):
+        def _append(self, text: str) -> None:
+            if self._size > 3000:
+                self._file.write(text[:100].encode())  # half a record still fits
+                self._cut()
+                raise OSError(28, "No space left on device")
+            super()._append(text)
+
+    monkeypatch.setattr(video_table, "_JsonLines", Full)
+    with pytest.raises(EbaposeError, match=r"walk.v1.jsonl: cannot be written \(No space left on device\); it holds"):
+        predict_video(predictor, clip, tmp_path, ("overlay", "json"), draw=draw)
+    rows = table(tmp_path / "walk.v1.jsonl")
+    assert 1 <= len(rows) < FRAMES
+    with open_video(tmp_path / "walk.v1.mp4") as reader:
+        assert len(list(reader)) == len(rows)
+
+
+def test_other_errors_complete_the_files_too(clip: Path, tmp_path: Path, predictor: ebapose.Predictor) -> None:
+    with pytest.raises(RuntimeError, match="boom"):
+        predict_video(predictor, clip, tmp_path, draw=Interrupting(RuntimeError("boom")))
+    assert len(table(tmp_path / "walk.v1.jsonl")) == 4
+
+
+def test_bad_and_good_side_by_side(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("no video")
+    nobody = write_clip(tmp_path / "nobody.mp4", 4, hw=(160, 160))
+    out = tmp_path / "out"
+    code = main(["predict", str(broken), str(nobody), "77", str(clip), "--out", str(out), "--seconds", "0.2"])
+    errors = capsys.readouterr().err
+    assert code == 1
+    assert f"ebapose: {broken}: not a video that can be read" in errors
+    assert f"ebapose: {nobody}: no person found" in errors
+    assert "camera 77: there is no such camera" in errors
+    assert 4 <= len(table(out / "walk.v1.jsonl")) <= 6
+    assert len(table(out / "nobody.jsonl")) == 4
+    assert not (out / "poses.json").exists()
+
+
+def test_folder_as_a_clip_and_standard_input(
+    clip: Path, tmp_path: Path, predictor: ebapose.Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    with open_video(clip) as reader:
+        for frame in list(reader)[:4]:
+            cv2.imwrite(str(folder / f"{frame.index}.jpg"), frame.image[:, :, ::-1])
+    options = VideoOptions(fps=10)
+    out = tmp_path / "out"
+    summary = predict_sources(predictor, [str(folder)], out, ("json",), clips=True, video=options)
+    assert summary.videos[0].frames == 4
+    assert [row["time_s"] for row in table(out / "frames.jsonl")] == [0.0, 0.1, 0.2, 0.3]
+    photos = predict_sources(predictor, [str(folder)], out, ("json",))
+    assert (photos.images, photos.videos) == (4, [])
+    with clip.open("rb") as file:
+        monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": file}))
+        piped = predict_sources(predictor, ["-"], out, ("overlay",), clips=True)
+    assert piped.videos[0].frames == FRAMES
+    assert (out / "video.mp4").exists()
+
+
+def test_originals_survive(clip: Path, tmp_path: Path, predictor: ebapose.Predictor) -> None:
+    copy = tmp_path / "a.mp4"
+    copy.write_bytes(clip.read_bytes())
+    predict_video(predictor, copy, tmp_path, ("overlay",), VideoOptions(seconds=0.1), draw=draw)
+    assert copy.read_bytes() == clip.read_bytes()
+    assert (tmp_path / "a_pose.mp4").exists()
+
+
+class Camera:
+    """As many frames as wanted, 50 a second."""
+
+    images: tuple[np.ndarray, ...] = ()
+
+    def __init__(self, source: Any) -> None:
+        self.index = 0
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return True
+
+    def get(self, what: int) -> float:
+        return 50.0
+
+    def read(self) -> tuple[bool, np.ndarray]:
+        import time
+
+        time.sleep(0.02)
+        self.index += 1
+        return True, self.images[self.index % len(self.images)]
+
+    def release(self) -> None:
+        pass
+
+
+def test_camera_shows_its_latency(
+    clip: Path, tmp_path: Path, predictor: ebapose.Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_video(clip) as reader:
+        Camera.images = tuple(np.ascontiguousarray(frame.image[:, :, ::-1]) for frame in reader)
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    original = predictor._detect
+
+    def slow(frame: ebapose.Frame) -> ebapose.Boxes:
+        import time
+
+        time.sleep(0.08)
+        return original(frame)
+
+    monkeypatch.setattr(predictor, "_detect", slow)
+    options = VideoOptions(seconds=1.5, detect_every_s=0)
+    summary = predict_video(predictor, 0, tmp_path, ("overlay", "json"), options, draw=draw)
+    assert summary.live
+    assert summary.dropped > summary.frames  # a detector of 80 ms cannot follow 50 frames/s
+    median, high = summary.latency_ms
+    assert 80 <= median <= high
+    assert "latency" in summary.line()
+    saved = json.loads((tmp_path / "camera_0_summary.json").read_text())
+    assert saved["latency_ms"]["median"] == pytest.approx(median, abs=0.1)
+    rows = table(tmp_path / "camera_0.jsonl")
+    ages = np.diff([row["time_s"] for row in rows])
+    assert ages.max() < 1.0  # old frames are left out, not queued: time goes on with the wall clock
+    with open_video(tmp_path / "camera_0.mp4") as reader:
+        corner = next(reader).image[-30:, :200].astype(int)
+    assert corner.max() > 200  # the line with the latency
+
+
+def test_window(clip: Path, tmp_path: Path, predictor: ebapose.Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+
+    class Window:
+        def __init__(self, title: str) -> None:
+            shown.append(title)
+
+        def show(self, image: np.ndarray) -> bool:
+            shown.append(image.shape)
+            return len(shown) < 4
+
+        def close(self) -> None:
+            shown.append("closed")
+
+    monkeypatch.setattr(video_module, "Window", Window)
+    summary = predict_video(predictor, clip, tmp_path, ("json",), VideoOptions(show=True), draw=draw)
+    assert summary.frames == 3  # closing the window ends it
+    assert shown[0] == f"ebapose: {clip}"
+    assert shown[-1] == "closed"
+
+
+def test_no_screen(clip: Path, tmp_path: Path, predictor: ebapose.Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.platform in ("win32", "darwin"):
+        pytest.skip("there is always a screen")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    lines: list[str] = []
+    options = VideoOptions(show=True, seconds=0.1)
+    summary = predict_video(predictor, clip, tmp_path, ("json",), options, draw=draw, on_failure=lines.append)
+    assert summary.frames >= 1
+    (line,) = lines
+    assert line.startswith(f"{clip}: no window: ")
+
+
+def test_wrong_usage(clip: Path, tmp_path: Path, predictor: ebapose.Predictor) -> None:
+    with pytest.raises(UsageError, match="seconds between detections"):
+        VideoOptions(detect_every_s=-1)
+    with pytest.raises(InputError, match="no such file"):
+        predict_video(predictor, tmp_path / "none.mp4", tmp_path, draw=draw)
+    lines: list[str] = []
+    options = VideoOptions(seconds=0.1)
+    predict_video(predictor, clip, tmp_path, ("coco",), options, draw=draw, on_failure=lines.append)
+    assert lines == [f"{clip}: COCO results are for pictures, not for videos"]
+
+
+@pytest.fixture(autouse=True)
+def _no_leftovers() -> Iterator[None]:
+    yield
+    Camera.images = ()

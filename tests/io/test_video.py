@@ -1,0 +1,360 @@
+"""Reading video: time stamps, rotation, pixel formats, damage, live sources, and a line for everything that is wrong."""
+
+from __future__ import annotations
+
+import builtins
+import http.server
+import io
+import itertools
+import logging
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from ebapose.errors import InputError
+from ebapose.io import video
+from ebapose.io.video import ReadCounts, is_video_source, open_video, reconnecting
+from io_video_files import FPS, HW, picture, shade, write_clip
+
+av = pytest.importorskip("av")
+
+
+def read(source: Any, **options: Any) -> tuple[list[Any], video.VideoReader]:
+    with open_video(source, **options) as reader:
+        return list(reader), reader
+
+
+def shades(frames: list[Any]) -> list[int]:
+    return [round(float(frame.image[-8:, : frame.hw[1] // 4].mean())) for frame in frames]
+
+
+def error_of(source: Any, **options: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        read(source, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_frames_in_order_with_their_times(tmp_path: Path) -> None:
+    frames, reader = read(write_clip(tmp_path / "a.mp4", audio="aac"))
+    assert [frame.index for frame in frames] == list(range(20))
+    np.testing.assert_allclose([frame.time_s for frame in frames], np.arange(20) / FPS, atol=0.03)  # aac's lead-in
+    np.testing.assert_allclose(np.diff([frame.time_s for frame in frames]), 1 / FPS, atol=1e-3)
+    np.testing.assert_allclose(shades(frames), [shade(i) for i in range(20)], atol=3)
+    info = reader.info
+    assert (info.hw, info.fps, info.num_frames, info.live, info.has_audio) == (HW, FPS, 20, False, True)
+    assert frames[3].stem == "a/000003"
+    assert reader.counts == ReadCounts()
+
+
+def test_variable_frame_rate_keeps_the_real_times(tmp_path: Path) -> None:
+    times = [0.0, 0.01, 0.05, 0.3, 0.31, 0.9, 1.5]
+    frames, _ = read(write_clip(tmp_path / "vfr.mkv", 7, times_s=times))
+    np.testing.assert_allclose([frame.time_s for frame in frames], times, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("rotation", "corner"), [(90, np.s_[:16, :16]), (180, np.s_[-16:, :16]), (-90, np.s_[-16:, -16:])]
+)
+def test_rotation_is_applied(tmp_path: Path, rotation: int, corner: Any) -> None:
+    frames, reader = read(write_clip(tmp_path / "r.mp4", 3, rotation=rotation))
+    expected = HW if rotation == 180 else HW[::-1]
+    assert reader.info.hw == frames[0].hw == expected
+    bright = frames[0].image > 200
+    assert bright[corner].mean() > 0.8  # the corner that was top right
+    assert bright.mean() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [("a.mp4", "libx264", "yuv420p10le"), ("a.mkv", "libx264", "yuv444p"), ("a.mp4", "libx265", "yuv420p10le")],
+)
+def test_ten_bit_and_other_pixel_formats(tmp_path: Path, name: str, codec: str, pix_fmt: str) -> None:
+    frames, _ = read(write_clip(tmp_path / name, 6, codec=codec, pix_fmt=pix_fmt))
+    assert frames[0].image.dtype == np.uint8
+    np.testing.assert_allclose(shades(frames), [shade(i) for i in range(6)], atol=4)
+
+
+def test_transparency_is_put_on_white(tmp_path: Path) -> None:
+    rgba = np.zeros((*HW, 4), np.uint8)
+    rgba[:, :32] = (200, 0, 0, 255)
+    rgba[:, 48:] = (0, 0, 0, 128)
+    frames, _ = read(
+        write_clip(tmp_path / "a.mov", 2, codec="png", pix_fmt="rgba", images=[rgba, rgba], source_format="rgba")
+    )
+    assert frames[0].image[0, 0].tolist() == [200, 0, 0]
+    assert frames[0].image[0, 40].tolist() == [255, 255, 255]
+    assert frames[0].image[0, 60].tolist() == [127, 127, 127]
+
+
+def test_odd_sizes(tmp_path: Path) -> None:
+    frames, reader = read(write_clip(tmp_path / "odd.avi", 3, hw=(47, 63), codec="ffv1", pix_fmt="bgr0"))
+    assert reader.info.hw == frames[0].hw == (47, 63)
+
+
+def write_mjpeg_with_holes(path: Path, num: int, holes: tuple[int, ...]) -> Path:
+    """A clip of which some frames' bytes are zero."""
+    data = bytearray(write_clip(path, num, codec="mjpeg", pix_fmt="yuvj420p").read_bytes())
+    starts = [i for i in range(len(data) - 3) if data[i : i + 3] == b"\xff\xd8\xff"]
+    ends = [*starts[1:], data.rindex(b"\xff\xd9") + 2]
+    for hole in holes:
+        data[starts[hole] : ends[hole]] = bytes(ends[hole] - starts[hole])
+    path.write_bytes(data)
+    return path
+
+
+def test_damaged_frames_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = write_mjpeg_with_holes(tmp_path / "a.mov", 30, (10, 20))
+    frames, reader = read(path)
+    assert reader.counts.corrupt == 2
+    assert reader.counts.missing == 0
+    right = [shade(i) for i in range(30) if i not in (10, 20)]
+    np.testing.assert_allclose(shades(frames), right, atol=4)
+    assert frames[10].time_s == pytest.approx(11 / FPS, abs=1e-3)  # the gap stays a gap
+
+
+def test_damage_in_h264(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", 60, gop=10, options={"movflags": "faststart"})
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + 4
+    middle = start + (len(data) - start) // 2
+    data[middle : middle + 400] = bytes(np.random.default_rng(0).integers(0, 256, 400, dtype=np.uint8))
+    path.write_bytes(data)
+    frames, reader = read(path)
+    assert reader.counts.corrupt > 0
+    assert 40 <= len(frames) < 60
+    np.testing.assert_allclose(shades(frames[:20]), [shade(i) for i in range(20)], atol=3)
+    np.testing.assert_allclose(shades(frames[-10:]), [shade(i) for i in range(50, 60)], atol=3)
+
+
+def test_file_that_was_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_clip(tmp_path / "a.mp4", 60, options={"movflags": "faststart"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    frames, reader = read(path)
+    assert 10 < len(frames) < 50
+    assert reader.counts.missing + reader.counts.corrupt + len(frames) == 60
+    assert "the file ends early" in caplog.text
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    index_at_end = write_clip(tmp_path / "late.mp4", 30)
+    index_at_end.write_bytes(index_at_end.read_bytes()[:1500])
+    assert "cut off before its index" in error_of(index_at_end)
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    assert "empty.mp4: " in error_of(tmp_path / "empty.mp4")
+    (tmp_path / "text.mp4").write_text("no video")
+    assert "not a video that can be read" in error_of(tmp_path / "text.mp4")
+    assert error_of(tmp_path / "none.mp4") == f"{tmp_path / 'none.mp4'}: no such file"
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=48_000, layout="mono")
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 48_000
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode(None))
+    assert "there is no video in it" in error_of(tmp_path / "sound.mp4")
+
+
+def test_no_frames(tmp_path: Path) -> None:
+    path = write_mjpeg_with_holes(tmp_path / "a.mov", 3, (0, 1, 2))
+    assert "no frame of this video can be decoded" in error_of(path)
+
+
+def test_unknown_codec(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", 5)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzz9").replace(b"avcC", b"zzzC"))
+    line = error_of(path)
+    assert line.startswith(f"{path}: ")
+    assert "codec" in line
+
+
+def test_folder_of_frames(tmp_path: Path) -> None:
+    for index in (1, 2, 10):
+        cv2.imwrite(str(tmp_path / f"frame{index}.png"), picture(index))
+    (tmp_path / "frame3.png").write_bytes(b"broken")
+    (tmp_path / "notes.txt").write_text("no picture")
+    frames, reader = read(tmp_path, fps=10)
+    assert shades(frames) == [shade(1), shade(2), shade(10)]
+    assert [frame.time_s for frame in frames] == pytest.approx([0.0, 0.1, 0.2])
+    assert reader.counts.corrupt == 1
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert error_of(empty) == f"{empty}: no pictures in this folder"
+    assert "0 frames per s is not possible" in error_of(tmp_path, fps=0)
+
+
+def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_clip(tmp_path / "a.mkv", 6).read_bytes()
+
+    class Stdin:
+        buffer = io.BytesIO(data)
+
+    monkeypatch.setattr(sys, "stdin", Stdin())
+    frames, reader = read("pipe:0")
+    assert len(frames) == 6
+    assert reader.info.name == "standard input"
+    assert reader.stem == "video"
+
+
+def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert [s for s in ("0", "12", "pipe:0", "rtsp://host/x", "http://h/a.mp4") if not is_video_source(s)] == []
+    assert [s for s in ("a.mp4", "-", "photos", "123", "c:\\x.mp4") if is_video_source(s)] == []
+    (tmp_path / "0").mkdir()
+    assert not is_video_source("0")
+
+
+def test_no_camera() -> None:
+    assert error_of(63) == "camera 63: there is no such camera, or another program uses it"
+
+
+class FakeCamera:
+    """25 frames at 100 frames/s, then it is unplugged."""
+
+    def __init__(self, source: Any) -> None:
+        self.index = 0
+
+    def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
+        return True
+
+    def get(self, what: int) -> float:
+        return 0.0
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        time.sleep(0.01)
+        self.index += 1
+        return (True, picture(self.index)) if self.index <= 25 else (False, None)
+
+    def release(self) -> None:
+        pass
+
+
+def test_slow_consumer_drops_old_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCamera)
+    monkeypatch.setattr(video, "RECONNECT_PAUSES_S", ())
+    seen, ages = [], []
+    with open_video(0) as reader:
+        assert reader.info.live
+        for frame in reader:
+            ages.append(time.monotonic() - reader.arrived_s)
+            seen.append(shades([frame])[0])
+            time.sleep(0.06)
+    assert len(seen) < 15
+    assert reader.counts.dropped == 25 - len(seen)
+    assert seen == sorted(set(seen))
+    assert max(ages) < 0.05  # the newest, not one from a queue
+
+
+class Broken(Exception):
+    pass
+
+
+def test_reconnecting_backs_off_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    attempts = iter([InputError("x: refused"), InputError("x: refused"), None, *[InputError("x: gone")] * 9])
+    frame = picture(0)
+
+    def connect() -> Iterator[Any]:
+        outcome = next(attempts)
+        if outcome is not None:
+            raise outcome
+        return iter([(frame, 0.0), (frame, 0.04)])
+
+    counts = ReadCounts()
+    pauses = (0.01, 0.02, 0.04)
+    start = time.monotonic()
+    times = [t for _, t in reconnecting(connect, iter([(frame, 0.0), (frame, 0.04)]), "x", counts, pauses)]
+    assert len(times) == 4
+    assert np.all(np.diff(times) > 0)
+    assert times[2] >= 0.07  # the wall clock went on
+    assert counts.reconnects == 1
+    assert time.monotonic() - start >= 2 * sum(pauses)
+    assert "broke off (it ended), next try in 0.01 s" in caplog.text
+    assert "does not come back (x: gone)" in caplog.text
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """Serves `tmp_path`; each request of /live.ts gets the file without a length, then the connection ends."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(tmp_path))
+
+        def do_GET(self) -> None:  # noqa: N802
+            if self.path != "/live.ts":
+                return super().do_GET()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write((tmp_path / "live.ts").read_bytes())
+            return None
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+def test_file_over_http(server: str, tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mp4", 10)
+    frames, reader = read(f"{server}/a.mp4")
+    assert len(frames) == 10
+    assert not reader.info.live
+    assert f"{server}/none.mp4" in error_of(f"{server}/none.mp4")
+
+
+def test_stream_that_drops_comes_back(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clip(tmp_path / "live.ts", 150)
+    monkeypatch.setattr(video, "RECONNECT_PAUSES_S", (0.05, 0.1))
+    with open_video(f"{server}/live.ts", live=True) as reader:
+        frames = []
+        for frame in reader:
+            frames.append(frame)
+            if reader.counts.reconnects >= 2:
+                break
+    assert reader.info.live
+    assert reader.counts.reconnects >= 2
+    assert np.all(np.diff([frame.time_s for frame in frames]) > 0)
+
+
+def test_without_pyav_opencv_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_clip(tmp_path / "a.mp4", 8)
+    original = builtins.__import__
+
+    def no_av(name: str, *args: Any) -> Any:
+        if name == "av":
+            raise ImportError(name)
+        return original(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", no_av)
+    with caplog.at_level(logging.WARNING):
+        frames, reader = read(path)
+    assert len(frames) == 8
+    assert reader.info.fps == pytest.approx(FPS)
+    np.testing.assert_allclose(shades(frames), [shade(i) for i in range(8)], atol=4)
+    np.testing.assert_allclose([frame.time_s for frame in frames], np.arange(8) / FPS, atol=1e-3)
+    assert 'pip install "ebapose[video]" adds exact time stamps, sound' in caplog.text
+    (tmp_path / "text.mp4").write_text("no video")
+    assert error_of(tmp_path / "text.mp4").endswith("not a video that can be read")
+    assert 'needs PyAV: pip install "ebapose[video]"' in error_of(io.BytesIO(b""))
+
+
+def test_reading_is_lazy_and_closes(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", 20)
+    with open_video(path) as reader:
+        assert len(list(itertools.islice(reader, 3))) == 3
+    assert list(reader) == []
+    shutil.rmtree(tmp_path)

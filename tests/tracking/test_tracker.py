@@ -1,0 +1,157 @@
+"""Identities on made scenarios with simulated noise: crossing, occlusion, turning, leaving and returning."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+
+from ebapose.geometry import boxes as box_geometry
+from ebapose.skeleton import COCO17
+from ebapose.structures import Boxes, Poses
+from ebapose.tracking.assignment import assign
+from ebapose.tracking.metrics import Match, TrackingScores, score_tracks
+from ebapose.tracking.scenarios import SimulatedEyes, walk
+from ebapose.tracking.tracker import Tracker, TrackerOptions
+
+SEEDS = (0, 1)
+
+
+@functools.cache
+def scores(scenario: str, every: int = 3, max_lost_s: float | None = None) -> tuple[TrackingScores, ...]:
+    found = []
+    for seed in SEEDS:
+        options = TrackerOptions() if max_lost_s is None else TrackerOptions(max_lost_s=max_lost_s)
+        tracker, eyes, frames, last = Tracker(options), SimulatedEyes(seed), [], -every
+        for truth in walk(scenario, seed=seed):
+            eyes.look(truth)
+            frame, time_s = truth.frame, truth.frame.time_s or 0.0
+            if frame.index - last >= every or tracker.needs_detection:
+                last = frame.index
+                boxes = tracker.steady(eyes.detect(frame), time_s)
+                poses = tracker.update(eyes.estimate(frame, boxes), time_s)
+            else:
+                poses = tracker.follow(eyes.estimate(frame, tracker.expected(time_s, frame.hw)), time_s)
+            overlap = box_geometry.iou(truth.boxes_xyxy, poses.boxes.xyxy)
+            frames.append((truth.identities.tolist(), poses.track_ids.tolist(), overlap))
+        found.append(score_tracks(frames))
+    return tuple(found)
+
+
+def mean(results: tuple[TrackingScores, ...], name: str) -> float:
+    return float(np.mean([getattr(result, name) for result in results]))
+
+
+@pytest.mark.parametrize(
+    ("scenario", "idf1", "hota", "switches"),
+    [
+        ("crossing", 0.88, 0.68, 0.0),
+        ("pillar", 0.88, 0.66, 0.0),
+        ("turning", 0.85, 0.62, 0.0),
+        ("returning", 0.80, 0.62, 0.5),
+    ],
+)
+def test_identities_are_kept(scenario: str, idf1: float, hota: float, switches: float) -> None:
+    results = scores(scenario)
+    assert mean(results, "idf1") >= idf1
+    assert mean(results, "hota") >= hota
+    assert mean(results, "switches") <= switches
+
+
+def test_the_thresholds_can_fail() -> None:
+    """A tracker that forgets at once is found out by the scenarios in which persons are out of sight."""
+    assert mean(scores("pillar", max_lost_s=0.1), "idf1") < 0.85
+    assert mean(scores("pillar", max_lost_s=0.1), "switches") >= 1
+
+
+def test_detecting_less_often_costs_little() -> None:
+    often, seldom = scores("crossing", 1), scores("crossing", 3)
+    assert mean(seldom, "mota") >= mean(often, "mota") - 0.05
+
+
+def two_poses(xs: tuple[float, ...], box_scores: tuple[float, ...] = (0.9, 0.9), spread: float = 1.0) -> Poses:
+    rng = np.random.default_rng(0)
+    shape = rng.uniform((0, 0), (60, 160), (17, 2))
+    corners = [[x, 100, x + 60, 260] for x in xs]
+    points = np.stack([shape * (spread if n else 1.0) + (x, 100) for n, x in enumerate(xs)])
+    num = len(xs)
+    arrays = (points, np.full((num, 17), 0.9), np.full((num, 17, 2), 2.0))
+    return Poses(*arrays, Boxes.from_xyxy(corners, box_scores[:num]), COCO17, "m", (480, 640))
+
+
+def test_a_false_box_gets_no_identity() -> None:
+    tracker = Tracker()
+    tracker.update(two_poses((100,)), 0.0)
+    assert tracker.update(two_poses((100, 400)), 0.03).track_ids.tolist() == [1]  # not believed at once
+    assert tracker.update(two_poses((100,)), 0.06).track_ids.tolist() == [1]
+    assert tracker.update(two_poses((100, 400)), 0.09).track_ids.tolist() == [1]  # it had to be there twice in a row
+    assert tracker.update(two_poses((100, 400)), 0.12).track_ids.tolist() == [1, 2]
+
+
+def test_low_scores_continue_but_do_not_begin() -> None:
+    tracker = Tracker()
+    tracker.update(two_poses((100,)), 0.0)
+    for index in range(1, 6):
+        found = tracker.update(two_poses((100, 400), (0.4, 0.4)), index / 30)
+        assert found.track_ids.tolist() == [1]
+
+
+def test_numbers_are_never_used_again() -> None:
+    tracker = Tracker(TrackerOptions(max_lost_s=0.5))
+    assert tracker.update(two_poses((100,)), 0.0).track_ids.tolist() == [1]
+    for index in range(3):
+        found = tracker.update(two_poses((100,)), 5.0 + index / 30)
+    assert found.track_ids.tolist() == [2]
+
+
+def test_nobody() -> None:
+    tracker = Tracker()
+    empty = Poses.empty(COCO17, "m", (480, 640))
+    assert len(tracker.update(empty, 0.0)) == 0
+    assert tracker.needs_detection
+    assert len(tracker.expected(0.1, (480, 640))) == 0
+    assert len(tracker.follow(empty, 0.1)) == 0
+    assert tracker.update(two_poses((100, 300)), 0.2).track_ids.tolist() == [1, 2]  # still the first persons
+
+
+def test_assignment_is_the_best_one() -> None:
+    rng = np.random.default_rng(0)
+    for rows, columns in ((1, 1), (3, 3), (4, 2), (2, 5), (0, 3), (5, 5)):
+        for _ in range(20):
+            costs = rng.uniform(size=(rows, columns))
+            found = assign(costs, 0.6)
+            total = sum(costs[i, j] for i, j in found) + 0.6 * (rows - len(found))
+            best = min(
+                (
+                    sum(min(costs[i, j], 0.6) for i, j in enumerate(chosen) if j < columns)
+                    + 0.6 * sum(j >= columns for j in chosen)
+                    for chosen in itertools.permutations(range(columns + rows), rows)
+                ),
+                default=0.0,
+            )
+            assert total == pytest.approx(best)
+            assert all(costs[i, j] <= 0.6 for i, j in found)
+
+
+def frames_of(ids: list[list[int]], num: int = 2) -> list[Match]:
+    return [(list(range(num)), found, np.eye(num)[:, : len(found)]) for found in ids]
+
+
+def test_metrics_by_hand() -> None:
+    perfect = score_tracks(frames_of([[1, 2]] * 10))
+    assert (perfect.mota, perfect.idf1, perfect.switches) == (1.0, 1.0, 0)
+    assert perfect.hota == pytest.approx(1.0)
+    swapped = score_tracks(frames_of([[1, 2]] * 5 + [[2, 1]] * 5))
+    assert swapped.switches == 2
+    assert swapped.mota == pytest.approx(1 - 2 / 20)
+    assert swapped.idf1 == pytest.approx(0.5)
+    assert swapped.deta == pytest.approx(1.0)
+    assert swapped.assa == pytest.approx(5 / 15)  # TPA / (TPA + FNA + FPA)
+    halved = score_tracks(frames_of([[1, 2]] * 5 + [[1]] * 5))
+    assert (halved.misses, halved.switches) == (5, 0)
+    assert halved.mota == pytest.approx(0.75)
+    assert halved.idf1 == pytest.approx(2 * 15 / 35)
+    nothing = score_tracks([([0], [], np.zeros((1, 0)))])
+    assert (nothing.mota, nothing.idf1, nothing.misses) == (0.0, 0.0, 1)
