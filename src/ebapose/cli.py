@@ -252,20 +252,25 @@ def export(
     /,
     *,
     out: Path,
-    format: Literal["onnx"] = "onnx",  # noqa: A002 - the option's name
-    half: bool = True,
+    format: Literal["onnx", "openvino"] = "onnx",  # noqa: A002 - the option's name
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp16",
+    annotations: Path | None = None,
+    images: Path | None = None,
 ) -> int:
     """Write a model as a file that runs without PyTorch, and verify that it gives the same poses.
 
     Args:
         model: Weights (.safetensors), a bundled model, or a registered name (with random weights, for timing).
         out: Folder for the file and its card.
-        format: onnx runs in ONNX Runtime and OpenVINO.
-        half: Store the weights in 16 bit.
+        format: onnx runs in ONNX Runtime and OpenVINO, openvino in OpenVINO.
+        precision: fp32, fp16 (stored so), bf16 (calculated so), or int8 (quantised, sensitive layers left out).
+        annotations: COCO keypoints that calibrate int8 and judge the file by its AP.
+        images: Folder of their pictures; found beside the annotations if it has a usual name.
     """
-    from ebapose.export.verify import export_verified
+    from ebapose.export.files import export_model
 
-    print(export_verified(model, out, half=half).summary())
+    result = export_model(model, out, format=format, precision=precision, annotations=annotations, images=images)
+    print(result.summary())
     return 0
 
 

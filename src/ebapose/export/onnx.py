@@ -20,6 +20,7 @@ import numpy as np
 from ebapose.atomic import atomic_write, write_text
 from ebapose.card import METADATA_KEY, ModelCard, card_path, sha256_of
 from ebapose.errors import MissingDependencyError
+from ebapose.inference.runtime import PRECISION_KEY
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,9 @@ OPSET = 18
 OUTPUT_NAMES = {"simcc": ("logits_x", "logits_y"), "heatmap": ("heatmaps",), "coordinate": ("coordinates",)}
 
 
-def export_onnx(model: torch.nn.Module, card: ModelCard, path: str | Path, *, half: bool = False) -> Path:
+def export_onnx(
+    model: torch.nn.Module, card: ModelCard, path: str | Path, *, half: bool = False, precision: str = ""
+) -> Path:
     """Write a model as ONNX, with its card inside and beside it.
 
     Args:
@@ -36,6 +39,7 @@ def export_onnx(model: torch.nn.Module, card: ModelCard, path: str | Path, *, ha
         card: of the model; its sha256 is set to the new file's.
         path: the .onnx file.
         half: store the weights in float16.
+        precision: what runtimes are to calculate in, "bf16" or "int8"; nothing: float32.
 
     Returns:
         The path of the file.
@@ -44,17 +48,24 @@ def export_onnx(model: torch.nn.Module, card: ModelCard, path: str | Path, *, ha
         MissingDependencyError: onnx or onnxscript is not installed.
     """
     try:
-        import onnx
+        import onnx  # noqa: F401
         import onnxscript  # noqa: F401 - torch.onnx needs it
     except ImportError as error:
         raise MissingDependencyError(error.name or "onnx", "export", "exporting to ONNX") from None
-    path = Path(path)
     if half:
         model = rounded_to_half(model)  # before anything is calculated from the weights and folded into a constant
     proto = _to_proto(model, card)
     if half:
         _store_half(proto.graph)
-    _set_metadata(proto, card)
+    return write_onnx(proto, card, path, precision)
+
+
+def write_onnx(proto: Any, card: ModelCard, path: str | Path, precision: str = "") -> Path:
+    """Write an ONNX graph as a model file, with its card (and what to calculate in) inside and its card beside it."""
+    import onnx
+
+    path = Path(path)
+    _set_metadata(proto, card, precision)
     onnx.checker.check_model(proto)
     with atomic_write(path) as temporary:
         onnx.save(proto, temporary)
@@ -163,7 +174,7 @@ def _store_half(graph: Any) -> None:
     graph.node.extend(nodes)
 
 
-def _set_metadata(proto: Any, card: ModelCard) -> None:
+def _set_metadata(proto: Any, card: ModelCard, precision: str) -> None:
     import onnx
 
     proto.producer_name = "ebapose"
@@ -175,4 +186,7 @@ def _set_metadata(proto: Any, card: ModelCard) -> None:
         if hasattr(value, "metadata_props"):
             del value.metadata_props[:]
     del proto.graph.metadata_props[:]
-    onnx.helper.set_model_props(proto, {METADATA_KEY: card.to_json(sha256="")})
+    properties = {METADATA_KEY: card.to_json(sha256="")}
+    if precision:
+        properties[PRECISION_KEY] = precision
+    onnx.helper.set_model_props(proto, properties)

@@ -30,7 +30,6 @@ from ebapose.inference.runtime import (
     Runtime,
     RuntimeName,
     VerifiedRuntime,
-    choose_runtime,
     load_model_file,
 )
 from ebapose.models.registry import list_models
@@ -373,7 +372,8 @@ def load(
     path = resolve_model(model)
     opened: Runtime
     opened, card = load_model_file(path, runtime, threads)
-    if choose_runtime(path, runtime) == "openvino" and OpenVINORuntime.has_bfloat16():
+    exact = opened.name == "openvino" and opened.precision == "f32"
+    if exact and OpenVINORuntime.has_bfloat16():
         fast, _ = load_model_file(path, runtime, threads, precision="bf16")
         opened = VerifiedRuntime(opened, fast, _agreement(card))
     if detector == "nanodet":

@@ -26,6 +26,8 @@ Float32Array = NDArray[np.float32]
 Outputs = tuple[Float32Array, ...]
 Shape = tuple[int | None, ...]  # None: any length
 RuntimeName = Literal["auto", "openvino", "onnxruntime", "torch"]
+# Under this name a file's metadata say what it is to be calculated in: "bf16" or "int8"; float32 where nothing is said.
+PRECISION_KEY = "ebapose_precision"
 
 
 class Runtime(Protocol):
@@ -38,7 +40,7 @@ class Runtime(Protocol):
 
     @property
     def precision(self) -> str:
-        """What it calculates in: "f32" or "bf16"."""
+        """What it calculates in: "f32", "bf16" or "int8"."""
         ...
 
     def __call__(self, batch: NDArray[Any]) -> Outputs:
@@ -61,26 +63,32 @@ def _num_threads(threads: int | None) -> int:
 
 
 class OpenVINORuntime:
-    """OpenVINO on the CPU: the default, and the fastest of the three (it fuses Mish into the convolutions)."""
+    """OpenVINO on the CPU: the default, and the fastest of the three (it fuses Mish into the convolutions).
+
+    A file that says itself what it is to be calculated in (see `PRECISION_KEY`) is obeyed, whatever `precision` says.
+    """
 
     name = "openvino"
 
     def __init__(self, path: Path, threads: int | None = None, precision: str = "f32") -> None:
         import openvino
 
-        self.precision = precision
         num_threads = _num_threads(threads)
         _require_format(path)
         core = openvino.Core()
         try:
             self.model = core.read_model(path)
+            stored = _openvino_info(self.model, PRECISION_KEY)
+            if stored == "int8" or (stored == "bf16" and self.has_bfloat16()):
+                precision = stored
+            self.precision = precision
             self._compiled = core.compile_model(
                 self.model,
                 "CPU",
                 {
                     "PERFORMANCE_HINT": "LATENCY",
                     "INFERENCE_NUM_THREADS": num_threads,
-                    "INFERENCE_PRECISION_HINT": precision,
+                    "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,  # of what is not int8
                 },
             )
         except RuntimeError as error:
@@ -107,7 +115,6 @@ class OnnxRuntime:
     """ONNX Runtime on the CPU."""
 
     name = "onnxruntime"
-    precision = "f32"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         try:
@@ -121,6 +128,8 @@ class OnnxRuntime:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exception classes share no base but Exception
             raise ModelFileError(f"{path}: ONNX Runtime cannot load it ({_last_line(error)})") from None
+        stored = self.session.get_modelmeta().custom_metadata_map.get(PRECISION_KEY)
+        self.precision = "int8" if stored == "int8" else "f32"  # it knows no bfloat16
         self._input = self.session.get_inputs()[0].name
         self.input_shapes = _onnx_shapes(self.session.get_inputs())
         self.output_shapes = _onnx_shapes(self.session.get_outputs())
@@ -218,7 +227,7 @@ def load_model_file(
         path: .onnx, .xml (OpenVINO) or .safetensors.
         runtime: see `RuntimeName`.
         threads: CPU threads, all available ones by default.
-        precision: "f32" or "bf16" (OpenVINO only).
+        precision: "f32" or "bf16" (OpenVINO only); a file that says itself what to calculate in is obeyed.
 
     Raises:
         ModelFileError: the file is missing, not a model, has no card, differs from the card's sha256, or has inputs or
@@ -290,13 +299,18 @@ def _card_inside(runtime: OpenVINORuntime | OnnxRuntime, path: Path) -> ModelCar
     if isinstance(runtime, OnnxRuntime):
         text = runtime.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     else:
-        for place in (["framework", METADATA_KEY], [METADATA_KEY]):
-            if runtime.model.has_rt_info(place):
-                text = runtime.model.get_rt_info(place).astype(str)
-                break
+        text = _openvino_info(runtime.model, METADATA_KEY)
     if not text:
         raise ModelFileError(f"{path}: no model card beside it or inside it, so its input and codec are unknown")
     return parse_card(text, str(path))
+
+
+def _openvino_info(model: Any, key: str) -> str | None:
+    """An entry of a model's metadata: where its ONNX file had it, or where an OpenVINO file has it."""
+    for place in (["framework", key], [key]):
+        if model.has_rt_info(place):
+            return str(model.get_rt_info(place).astype(str))
+    return None
 
 
 def _last_line(error: Exception) -> str:

@@ -1,0 +1,46 @@
+"""OpenVINO files: NAME.xml (the graph) with NAME.bin (the numbers), the card in the graph's own metadata.
+
+They are made from an ONNX file that ebapose wrote, so both kinds hold the same graph; loading one skips OpenVINO's
+conversion. The batch is free, input and outputs are those of the ONNX file.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ebapose.atomic import write_text
+from ebapose.card import METADATA_KEY, ModelCard, card_path, sha256_of
+from ebapose.errors import MissingDependencyError
+from ebapose.inference.runtime import PRECISION_KEY
+
+
+def export_openvino(
+    onnx_path: str | Path, card: ModelCard, path: str | Path, *, half: bool = False, precision: str = ""
+) -> Path:
+    """Write an ONNX file of ebapose's as OpenVINO files, the card inside and beside.
+
+    Args:
+        onnx_path: what to convert.
+        card: of the model; its sha256 is set to that of the .xml.
+        path: the .xml file; the .bin is written beside it.
+        half: store numbers in float16.
+        precision: what to calculate in, "bf16" or "int8"; nothing: float32.
+
+    Raises MissingDependencyError when OpenVINO is not installed.
+    """
+    try:
+        import openvino
+    except ImportError:
+        raise MissingDependencyError("openvino", "openvino", "exporting to OpenVINO") from None
+    path = Path(path)
+    model = openvino.Core().read_model(onnx_path)
+    one_line = json.dumps(json.loads(card.to_json(sha256="")))  # an XML attribute holds no line breaks
+    model.set_rt_info(one_line, METADATA_KEY)
+    if precision:
+        model.set_rt_info(precision, PRECISION_KEY)
+    for port, node in zip(model.outputs, model.get_results(), strict=True):
+        node.friendly_name = port.any_name
+    openvino.save_model(model, path, compress_to_fp16=half)
+    write_text(card_path(path), card.to_json(sha256=sha256_of(path)))
+    return path
