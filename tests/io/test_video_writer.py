@@ -104,10 +104,14 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_completes_the_file(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "a.mp4", HW, FPS) as writer:
-        for index in range(7):
-            writer.write(picture(index))
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with VideoWriter(tmp_path / "a.mp4", HW, FPS) as writer:
+            for index in range(7):
+                writer.write(picture(index))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert len(shades(tmp_path / "a.mp4")) == 7
 
 

@@ -106,11 +106,10 @@ class TrackPlots:
         self._min_score, self._most = min_score, most
         self._paths: defaultdict[int, _Path] = defaultdict(_Path)
         self._skeleton: Skeleton | None = None
-        self._image_hw = (1, 1)
 
     def add(self, poses: Poses, time_s: float) -> None:
         """Take in a frame's poses, with track ids."""
-        self._skeleton, self._image_hw = poses.skeleton, poses.image_hw
+        self._skeleton = poses.skeleton
         for number, identity in enumerate(() if poses.track_ids is None else poses.track_ids.tolist()):
             path = self._paths[identity]
             path.times_s.append(time_s)
@@ -149,10 +148,10 @@ class TrackPlots:
             colour = _LEFT if name.startswith("left") else _RIGHT if name.startswith("right") else _GREY
             style = "--" if name.endswith("ankle") else "-"
             plane.plot(x, y, style, color=colour, linewidth=1.4, label=name.replace("_", " "))
-        height, width = self._image_hw
-        plane.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xlabel="x in px", ylabel="y in px")
+        plane.set(aspect="equal", xlabel="x in px", ylabel="y in px")
+        plane.invert_yaxis()  # as in the picture
         plane.set_title(f"Person {identity}: paths, {times[0]:.2f} to {times[-1]:.2f} s", loc="left")
-        plane.legend(frameon=False, fontsize=9, ncols=2, loc="upper left")
+        plane.legend(frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08))
         for row, kind in enumerate(kinds):
             ax = figure.add_subplot(grid[row, 1])
             for side, colour in (("left", _LEFT), ("right", _RIGHT)):
