@@ -118,7 +118,7 @@ def test_nobody() -> None:
 
 def test_assignment_is_the_best_one() -> None:
     rng = np.random.default_rng(0)
-    for rows, columns in ((1, 1), (3, 3), (4, 2), (2, 5), (0, 3), (5, 5)):
+    for rows, columns in ((1, 1), (3, 3), (4, 2), (2, 5), (0, 3), (4, 3)):
         for _ in range(20):
             costs = rng.uniform(size=(rows, columns))
             found = assign(costs, 0.6)
