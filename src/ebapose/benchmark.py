@@ -20,13 +20,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ebapose.atomic import write_text
+from ebapose.benchmark_report import plot_benchmark
 from ebapose.card import ModelCard
 from ebapose.data.synthetic import Scene, draw_people
 from ebapose.errors import EbaposeError, MissingDependencyError, ModelFileError, UsageError
@@ -44,9 +45,6 @@ from ebapose.inference.runtime import (
 )
 from ebapose.models.registry import create_model, default_card, parse_name
 from ebapose.structures import Boxes, Frame
-
-if TYPE_CHECKING:
-    from rich.console import Group
 
 PACKAGES = ("ebapose", "numpy", "opencv-python-headless", "openvino", "onnxruntime", "torch")
 PICTURE_HW = (480, 640)
@@ -71,11 +69,13 @@ class NetworkTiming:
     Attributes:
         system: name of the model, or of the compared file.
         runtime: "openvino", "onnxruntime" or "torch" (eager).
-        precision: "f32" or "bf16".
+        precision: "f32", "bf16" or "int8".
         batch_size: crops per call.
         ms_per_crop: median over the rounds.
         quartiles_ms: of the rounds, ms per crop.
         speedup: median over the rounds of PyTorch eager's time over this one's; None without PyTorch.
+        against_model: median over the rounds of the time of the benchmarked model, in float32 in the same runtime, over
+            this one's; None where that was not timed.
     """
 
     system: str
@@ -85,6 +85,7 @@ class NetworkTiming:
     ms_per_crop: float
     quartiles_ms: tuple[float, float]
     speedup: float | None
+    against_model: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,10 @@ class PipelineTiming:
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """All that was measured. `start_s`: seconds of fresh processes; `peak_rss_mib`: of the one that predicts."""
+    """All that was measured. `start_s`: seconds of fresh processes; `peak_rss_mib`: of the one that predicts.
+
+    `accuracy`: what the model's card says of it, e.g. {"val AP": 71.2}.
+    """
 
     model: str
     default_runtime: str
@@ -115,6 +119,7 @@ class BenchmarkResult:
     pipeline: PipelineTiming
     start_s: dict[str, float]
     peak_rss_mib: float | None
+    accuracy: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -136,7 +141,7 @@ def run_benchmark(
     model: str | Path = "default",
     *,
     systems: Sequence[str] = (),
-    batch_sizes: Sequence[int] = (1, 8),
+    batch_sizes: Sequence[int] = (1, 2, 4, 8),
     repeats: int = 20,
     threads: int | None = None,
     compare: Path | None = None,
@@ -151,7 +156,7 @@ def run_benchmark(
         repeats: timed rounds.
         threads: CPU threads, all available ones by default.
         compare: an ONNX file of any other network: one picture input, NCHW or NHWC, any batch and size.
-        out: folder for `benchmark.json`.
+        out: folder for `benchmark.json` and, with matplotlib, `benchmark.png`: accuracy against latency.
 
     Raises:
         UsageError: a number or name makes no sense. ModelFileError: a file cannot be used or fed.
@@ -185,14 +190,24 @@ def run_benchmark(
         pipeline=pipeline,
         start_s=start_s,
         peak_rss_mib=peak_rss_mib,
+        accuracy=_known_accuracy(card),
         notes=notes,
     )
     if out is not None:
         try:
             write_text(out / "benchmark.json", json.dumps(result.to_dict(), indent=2) + "\n")
+            if _installed("matplotlib"):
+                plot_benchmark(result, out / "benchmark.png")
         except OSError as error:
             raise EbaposeError(f"{out}: cannot be written ({error.strerror})") from None
     return result
+
+
+def _known_accuracy(card: ModelCard) -> dict[str, float]:
+    """The APs that a card reports."""
+    measured = card.about.get("measured")
+    items = measured.items() if isinstance(measured, dict) else ()
+    return {name: float(value) for name, value in items if name.endswith("AP") and isinstance(value, int | float)}
 
 
 def describe_machine() -> dict[str, Any]:
@@ -285,7 +300,7 @@ def _open_everywhere(path: Path, threads: int) -> list[OpenVINORuntime | OnnxRun
     opened: list[OpenVINORuntime | OnnxRuntime] = []
     if _installed("openvino"):
         opened.append(OpenVINORuntime(path, threads))
-        if OpenVINORuntime.has_bfloat16():
+        if opened[0].precision == "f32" and OpenVINORuntime.has_bfloat16():  # a file may insist on another
             opened.append(OpenVINORuntime(path, threads, "bf16"))
     if path.suffix == ".onnx" and _installed("onnxruntime"):
         opened.append(OnnxRuntime(path, threads))
@@ -361,18 +376,35 @@ def _time_networks(contenders: Sequence[_Contender], batch_size: int, repeats: i
             start = time.perf_counter()
             contenders[index].run(batch_size)
             rounds[index].append((time.perf_counter() - start) / batch_size)
+    system = contenders[0].system
+    exact = {
+        c.runtime: seconds
+        for c, seconds in zip(contenders, rounds, strict=True)
+        if c.system == system and c.precision == "f32"
+    }
     eager = {c.system: seconds for c, seconds in zip(contenders, rounds, strict=True) if c.runtime == "torch"}
     timings = []
     for contender, seconds in zip(contenders, rounds, strict=True):
         low, middle, high = (float(q) for q in np.percentile(seconds, [25, 50, 75]) * 1000)
-        reference = eager.get(contender.system)
-        speedup = statistics.median(a / b for a, b in zip(reference, seconds, strict=True)) if reference else None
+        speedup = _median_ratio(eager.get(contender.system), seconds)
+        against_model = _median_ratio(exact.get(contender.runtime), seconds)
         timings.append(
             NetworkTiming(
-                contender.system, contender.runtime, contender.precision, batch_size, middle, (low, high), speedup
+                contender.system,
+                contender.runtime,
+                contender.precision,
+                batch_size,
+                middle,
+                (low, high),
+                speedup,
+                against_model,
             )
         )
     return timings
+
+
+def _median_ratio(reference: list[float] | None, seconds: list[float]) -> float | None:
+    return statistics.median(a / b for a, b in zip(reference, seconds, strict=True)) if reference else None
 
 
 def _picture(folder: Path) -> tuple[Path, Scene]:
@@ -447,51 +479,3 @@ def _time_starts(path: Path, picture: Path, folder: Path, repeats: int = 3) -> t
                 peak = max(peak, int(done.stdout.split()[-1]))
     unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
     return {name: statistics.median(values) for name, values in seconds.items()}, peak / unit or None
-
-
-def benchmark_table(result: BenchmarkResult) -> Group:
-    """The result for a terminal."""
-    from rich.console import Group
-    from rich.table import Table
-
-    machine = result.machine
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    head = f"{machine['cpu']}, {machine['threads']} of {machine['cores']} threads, {machine['system']}\n"
-    head += f"Python {machine['python']}, {versions}"
-
-    networks = Table(title="Network", title_justify="left")
-    for header in ("model", "runtime", "batch"):
-        networks.add_column(header)
-    for header in ("ms per crop", "quartiles", "against PyTorch eager"):
-        networks.add_column(header, justify="right")
-    for t in result.networks:
-        runtime = f"{t.runtime} {t.precision}" + (" eager" if t.runtime == "torch" else "")
-        networks.add_row(
-            t.system,
-            runtime,
-            str(t.batch_size),
-            f"{t.ms_per_crop:.2f}",
-            f"{t.quartiles_ms[0]:.2f} - {t.quartiles_ms[1]:.2f}",
-            "-" if t.speedup is None else f"{t.speedup:.2f}x",
-        )
-
-    pipeline = Table(title=f"Picture to files: {result.pipeline.picture}", title_justify="left")
-    for stage in (*result.pipeline.stage_ms, "total"):
-        pipeline.add_column(stage, justify="right")
-    values = [*result.pipeline.stage_ms.values(), result.pipeline.total_ms]
-    pipeline.add_row(*(f"{ms:.2f} ms" for ms in values))
-
-    starts = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in result.start_s.items())
-    tail = [f"neither network nor detector: {100 * result.pipeline.around_share:.0f} %", f"fresh processes: {starts}"]
-    if result.peak_rss_mib is not None:
-        tail.append(f"peak memory of predicting one picture: {result.peak_rss_mib:.0f} MiB")
-    best = {
-        t.batch_size: t.speedup
-        for t in result.networks
-        if t.system == result.model and t.runtime == result.default_runtime
-    }
-    ratios = ", ".join(f"{ratio:.2f}x at batch {size}" for size, ratio in best.items() if ratio is not None)
-    tail.append(
-        f"default runtime: {result.default_runtime}" + (f", {ratios} of PyTorch eager's speed" if ratios else "")
-    )
-    return Group(head, networks, pipeline, *tail, *result.notes)

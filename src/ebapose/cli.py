@@ -277,7 +277,7 @@ def export(
 def benchmark(
     model: str = "default",
     systems: tuple[str, ...] = (),
-    batch_sizes: tuple[int, ...] = (1, 8),
+    batch_sizes: tuple[int, ...] = (1, 2, 4, 8),
     repeats: int = 20,
     threads: int | None = None,
     compare: Path | None = None,
@@ -291,10 +291,11 @@ def benchmark(
         batch_sizes: Persons per network call.
         repeats: Timed rounds; runtimes take turns within each.
         threads: CPU threads; all available ones by default.
-        compare: Any other ONNX pose model to time on the same number of crops.
-        out: Folder for benchmark.json.
+        compare: Any other ONNX pose model (or this one in int8) to time on the same number of crops.
+        out: Folder for benchmark.json and a plot of accuracy against latency.
     """
-    from ebapose.benchmark import benchmark_table, run_benchmark
+    from ebapose.benchmark import run_benchmark
+    from ebapose.benchmark_report import benchmark_table
 
     result = run_benchmark(
         model, systems=systems, batch_sizes=batch_sizes, repeats=repeats, threads=threads, compare=compare, out=out

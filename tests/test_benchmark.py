@@ -1,0 +1,98 @@
+"""The benchmark: everything takes turns in one run, ratios are medians of rounds, results are table, JSON and plot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rich.console import Console
+
+pytest.importorskip("openvino")
+
+from ebapose import benchmark, zoo
+from ebapose.benchmark import BenchmarkResult, _Contender, _time_networks, describe_machine, run_benchmark
+from ebapose.benchmark_report import benchmark_table
+from ebapose.errors import ModelFileError, UsageError
+
+
+@pytest.fixture(autouse=True)
+def no_fresh_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "_time_starts", lambda *args: ({"ebapose --help": 0.5}, 300.0))
+
+
+def text_of(result: BenchmarkResult) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(benchmark_table(result))
+    return capture.get()
+
+
+def test_table_json_and_plot_with_another_model_beside(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    result = run_benchmark(
+        "default", batch_sizes=(1, 2), repeats=2, threads=1, compare=zoo.DETECTOR, out=tmp_path / "new"
+    )
+    own = [t for t in result.networks if t.system == result.model]
+    assert {t.batch_size for t in own} == {1, 2}
+    assert {("openvino", "f32")} <= {(t.runtime, t.precision) for t in own}
+    assert any(t.system == zoo.DETECTOR.name for t in result.networks)
+    for t in result.networks:
+        assert 0 < t.quartiles_ms[0] <= t.ms_per_crop <= t.quartiles_ms[1]
+        assert t.against_model is not None or t.runtime == "torch"
+    assert all(t.against_model == 1 for t in own if t.runtime == "openvino" and t.precision == "f32")
+    written = json.loads((tmp_path / "new" / "benchmark.json").read_text())
+    assert written == json.loads(json.dumps(result.to_dict()))
+    assert written["machine"]["threads"] == 1
+    assert result.pipeline.total_ms >= sum(result.pipeline.stage_ms.values()) * 0.5
+    plot = cv2.imread(str(tmp_path / "new" / "benchmark.png"))
+    assert plot is not None
+    assert plot.std() > 1
+    text = text_of(result)
+    for part in (result.model, zoo.DETECTOR.name, result.machine["cpu"], "300 MiB", "ebapose --help 0.50 s"):
+        assert part in text
+
+
+def test_ratios_are_medians_of_the_rounds() -> None:
+    clock = iter(range(10**6))
+
+    def busy(turns: int) -> None:
+        for _ in range(turns * 2000):
+            next(clock)
+
+    slow = _Contender("a", "torch", "f32", lambda count: busy(40 * count))
+    exact = _Contender("a", "openvino", "f32", lambda count: busy(20 * count))
+    fast = _Contender("a", "openvino", "bf16", lambda count: busy(5 * count))
+    clock = iter(range(10**9))
+    timings = _time_networks([slow, exact, fast], batch_size=1, repeats=9)
+    assert timings[0].speedup == 1
+    assert timings[2].speedup is not None
+    assert timings[2].against_model is not None
+    assert timings[2].speedup > timings[2].against_model > 1.5
+    assert timings[1].against_model == 1
+
+
+def test_accuracy_comes_from_the_card() -> None:
+    card = zoo.bundled_card(zoo.bundled_models()["default"])
+    card = card.model_copy(update={"about": {"measured": {"val AP": 71.5, "note": "flip", "PCK": 0.3}}})
+    assert benchmark._known_accuracy(card) == {"val AP": 71.5}
+    assert benchmark._known_accuracy(card.model_copy(update={"about": {}})) == {}
+
+
+def test_the_machine_is_described() -> None:
+    machine = describe_machine()
+    assert machine["cores"] >= 1
+    assert machine["versions"]["numpy"] == np.__version__
+
+
+def test_wrong_usage_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        run_benchmark(repeats=0)
+    with pytest.raises(UsageError, match="0 threads make no sense"):
+        run_benchmark(threads=0)
+    with pytest.raises(UsageError, match="did you mean"):
+        run_benchmark(systems=["simcc51_256x192"])
+    with pytest.raises(ModelFileError, match="no such file"):
+        run_benchmark(compare=tmp_path / "none.onnx")
