@@ -1,0 +1,104 @@
+"""Import of published checkpoints: files of tensors with the published names; anything else is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ebapose.cli import main
+from ebapose.errors import ModelFileError, UsageError
+from ebapose.models.official import import_official
+from ebapose.models.weights import load_model, load_weights
+from vectors import GOLDEN, network_weight
+
+
+def published(name: str) -> dict[str, torch.Tensor]:
+    """A state dict with the names and shapes of the published implementation."""
+    entries = json.loads((GOLDEN / f"{name}_names.json").read_text())
+    return {e["name"]: torch.from_numpy(network_weight(e["name"], tuple(e["shape"]))) for e in entries}
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "size_hw"),
+    [
+        ("simcc_resnet18_384x288", "simcc18", (384, 288)),
+        ("simcc_resnet50_256x192", "simcc50", (256, 192)),
+        ("simple_baseline_resnet50_256x192", "simple_baseline50", (256, 192)),
+    ],
+)
+def test_published_names_and_shapes_are_recognised(name, architecture, size_hw, tmp_path):
+    state = published(name)
+    wrapped = {"state_dict": {f"module.{key}": value for key, value in state.items()}}  # as saved by DataParallel
+    torch.save(wrapped, tmp_path / f"{name}.pth")
+    card = import_official(tmp_path / f"{name}.pth", tmp_path / "w.safetensors", license="MIT")
+    assert (card.architecture, card.input.size_hw, card.input.crop_center) == (architecture, size_hw, "corner")
+    assert (card.license, card.source) == ("MIT", f"converted from {name}.pth")
+    ours, stored = load_weights(tmp_path / "w.safetensors")
+    assert stored.architecture == architecture
+    assert torch.equal(ours["conv1.weight"], state["conv1.weight"].flip(1))  # BGR to RGB
+    last = "mlp_head_y.weight" if "simcc" in name else "final_layer.weight"
+    assert torch.equal(ours[last], state[last])
+    if architecture == "simcc18":
+        # the same picture in the other channel order, normalised with the means in the published order: same result
+        model, _ = load_model(tmp_path / "w.safetensors")
+        assert [o.shape[-1] for o in model(torch.zeros(1, 3, *size_hw))] == [2 * size_hw[1], 2 * size_hw[0]]
+        assert card.input.mean == pytest.approx((103.53, 116.28, 123.675))
+
+
+def test_the_command(tmp_path, capsys):
+    torch.save(published("simcc_resnet18_384x288"), tmp_path / "pose.pth")
+    out = tmp_path / "simcc.safetensors"
+    arguments = ["weights", "import", str(tmp_path / "pose.pth"), "--out", str(out), "--targets", "one_hot"]
+    assert main([*arguments, "--sigma", "5", "--color", "rgb"]) == 0
+    assert "simcc" in capsys.readouterr().out
+    _, card = load_weights(out)
+    assert (card.codec.targets, card.codec.sigma) == ("one_hot", (5.0, 5.0))
+    assert card.input.mean == pytest.approx((123.675, 116.28, 103.53))
+
+
+class Harmful:
+    def __reduce__(self):
+        return Path.touch, (Path("/tmp/ebapose-harmed"),)
+
+
+def test_what_is_no_checkpoint_of_tensors_is_refused(tmp_path, capsys):
+    path, out = tmp_path / "bad.pth", tmp_path / "w.safetensors"
+    torch.save({"state_dict": Harmful()}, path)
+    with pytest.raises(ModelFileError, match="not a PyTorch file of tensors only"):
+        import_official(path, out)
+    assert not Path("/tmp/ebapose-harmed").exists()
+    path.write_bytes(b"nonsense")
+    with pytest.raises(ModelFileError, match="not a PyTorch file"):
+        import_official(path, out)
+    torch.save({"epoch": 3}, path)
+    with pytest.raises(ModelFileError, match="holds no state dict"):
+        import_official(path, out)
+    torch.save({"fc.weight": torch.zeros(2, 2)}, path)
+    with pytest.raises(ModelFileError, match=r"neither Simple Baseline nor SimCC .*conv1\.weight is missing"):
+        import_official(path, out)
+    with pytest.raises(ModelFileError, match="no such file"):
+        import_official(tmp_path / "none.pth", out)
+    capsys.readouterr()
+    assert main(["weights", "import", str(tmp_path / "none.pth"), "--out", str(out)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not out.exists()
+
+
+def test_shapes_that_fit_no_network_are_refused(tmp_path):
+    state, path = published("simple_baseline_resnet50_256x192"), tmp_path / "pose.pth"
+    torch.save(state, path)
+    with pytest.raises(UsageError, match="fits any input size"):
+        import_official(path, tmp_path / "w.safetensors")
+    assert import_official(path, tmp_path / "w.safetensors", input_hw=(384, 288)).input.size_hw == (384, 288)
+    del state["layer3.5.conv1.weight"]
+    torch.save(state, path)
+    with pytest.raises(ModelFileError, match="no known ResNet has"):
+        import_official(path, tmp_path / "w.safetensors", input_hw=(256, 192))
+    state = published("simcc_resnet18_384x288")
+    state["mlp_head_x.weight"] = state["mlp_head_x.weight"][:-7]
+    torch.save(state, path)
+    with pytest.raises(ModelFileError, match="fit no input size"):
+        import_official(path, tmp_path / "w.safetensors")

@@ -1,0 +1,107 @@
+"""Every recipe in recipes/ loads, names a network that exists and trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ebapose.config import load_yaml
+from ebapose.errors import UsageError
+from ebapose.models.registry import create_model, parse_name
+from ebapose.training import load_train_config, train
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(FOLDER.rglob("*.yaml"))
+
+
+def shrunk(path: Path, people: Path, steps: int = 2) -> list[str]:
+    """Overrides that leave a recipe's keys as they are but make it small: few channels, a 64 px input, few persons.
+
+    Networks that start from weights keep their channels.
+    """
+    model = load_train_config(path).model
+    architecture, _ = parse_name(model.name)
+    narrow = {"width": 8, "deconv_channels": 8, "reduction": 4} if model.weights is None else {}
+    changes: dict[str, Any] = {
+        "model.name": f"{architecture}_64x64",
+        "model.options": narrow | model.options,
+        "data.root": people,
+        "data.train": [{"annotations": "train/annotations.json", "images": "train/images"}],
+        "data.val": {"annotations": "val/annotations.json", "images": "val/images"},
+        "run.batch_size": 4,
+        "run.accumulation": 1,
+        "run.epochs": "null",
+        "run.samples": 4 * steps,
+        "run.workers": 0,
+        "run.compile": "none",
+    }
+    return [f"--{key}={value}" for key, value in changes.items()]
+
+
+def test_there_are_recipes() -> None:
+    assert {"smoke", "fine_tune"} <= {path.stem for path in RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_trains(path: Path, people: Path, tmp_path: Path) -> None:
+    config = load_train_config(path)
+    with torch.device("meta"):
+        assert create_model(config.model.name, 17, **config.model.options).codec_spec
+    assert path.read_text().startswith("# ")
+    assert path.name in path.read_text() or "python benchmarks/" in path.read_text()  # the command
+    result = train(load_train_config(path, shrunk(path, people)), tmp_path)
+    assert (result.finished, result.steps) == ("complete", 2)
+    assert all(np.isfinite(value) for value in result.validation.values())
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("paper_*.yaml")), ids=lambda path: path.stem)
+def test_the_papers_recipes_say_what_the_paper_says(path: Path) -> None:
+    config = load_train_config(path)
+    assert (config.run.batch_size, config.run.epochs, config.run.workers) == (16, 140, 6)
+    assert (config.optim.name, config.optim.lr, config.optim.schedule) == ("adamw", 1e-5, "constant")
+    assert (config.augment.flip_probability, config.augment.rotation_deg, config.augment.scale) == (0.5, 30, (0.7, 1.3))
+    assert path.stem == f"paper_{config.model.name}" == config.name
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--optim.lrr=1", r"unknown key 'optim\.lrr', did you mean 'optim\.lr'"),
+        ("--run.samples=100", "smoke.yaml: run: give either epochs or samples"),
+        ("--optim.milestones=[3]", "optim: milestones belong to schedule 'step'"),
+        ("--model.new_head=true", "model: new_head needs weights"),
+        ("--run.accumulation=3", "run: batch_size 32 does not split into 3 equal parts"),
+        ("--run.metric=loss", "run.metric: Input should be 'pck', 'ap' or 'oks'"),
+        ("--name=a/b", "name: must not contain path separators"),
+    ],
+)
+def test_contradictory_keys_get_one_line_that_names_them(override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as refused:
+        load_train_config(FOLDER / "smoke.yaml", [override])
+    assert "\n" not in str(refused.value)
+    assert load_yaml(FOLDER / "smoke.yaml")["name"] == "smoke"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--out is missing"),
+        (["smoke.yaml"], "--out is missing"),
+        (["--out", "x"], "the recipe is missing"),
+        (["nowhere.yaml", "--out", "x"], "nowhere.yaml: No such file"),
+        (["--data.root", "x", "nowhere.yaml", "--out", "x"], "nowhere.yaml: No such file"),
+        ([str(FOLDER / "smoke.yaml"), "--out", "x", "--optim.lr"], "--optim.lr: a value is missing"),
+        ([str(FOLDER / "smoke.yaml"), "--out", "x", "--optim.lr", "-1"], "optim.lr: Input should be greater than 0"),
+    ],
+)
+def test_the_command_refuses_in_one_line(arguments: list[str], message: str, capsys, tmp_path, monkeypatch) -> None:
+    from ebapose.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
