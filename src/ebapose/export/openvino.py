@@ -12,7 +12,7 @@ from pathlib import Path
 from ebapose.atomic import write_text
 from ebapose.card import METADATA_KEY, ModelCard, card_path, sha256_of
 from ebapose.errors import MissingDependencyError
-from ebapose.inference.runtime import PRECISION_KEY
+from ebapose.inference.runtime import PRECISION_KEY, openvino_core
 
 
 def export_openvino(
@@ -34,7 +34,7 @@ def export_openvino(
     except ImportError:
         raise MissingDependencyError("openvino", "openvino", "exporting to OpenVINO") from None
     path = Path(path)
-    model = openvino.Core().read_model(onnx_path)
+    model = openvino_core().read_model(onnx_path)
     one_line = json.dumps(json.loads(card.to_json(sha256="")))  # an XML attribute holds no line breaks
     model.set_rt_info(one_line, METADATA_KEY)
     if precision:

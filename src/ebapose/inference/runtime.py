@@ -9,6 +9,7 @@ in `open_runtime`.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 from collections.abc import Callable
@@ -62,6 +63,18 @@ def _num_threads(threads: int | None) -> int:
     return threads
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """The one `openvino.Core` of this process, which lives until its end.
+
+    Its CPU plugin gives the thread an alternate signal stack and, when it goes, puts back the one it found, be that of
+    another core that is gone already: the next signal (a child that ends is enough) would then end the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVINORuntime:
     """OpenVINO on the CPU: the default, and the fastest of the three (it fuses Mish into the convolutions).
 
@@ -71,11 +84,9 @@ class OpenVINORuntime:
     name = "openvino"
 
     def __init__(self, path: Path, threads: int | None = None, precision: str = "f32") -> None:
-        import openvino
-
         num_threads = _num_threads(threads)
+        core = openvino_core()
         _require_format(path)
-        core = openvino.Core()
         try:
             self.model = core.read_model(path)
             stored = _openvino_info(self.model, PRECISION_KEY)
@@ -100,9 +111,7 @@ class OpenVINORuntime:
     @staticmethod
     def has_bfloat16() -> bool:
         """Whether this CPU multiplies bfloat16 matrices in hardware."""
-        import openvino
-
-        return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
     def __call__(self, batch: NDArray[Any]) -> Outputs:
         """See `Runtime`."""

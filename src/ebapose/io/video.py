@@ -190,9 +190,10 @@ class _Newest:
 
 
 def is_video_source(source: str) -> bool:
-    """Whether a word of a command line names a camera ("0"), an address or standard input ("pipe:0"), not a file."""
+    """Whether a word of a command line names a camera ("0"), a stream's address or standard input ("pipe:0")."""
     camera = source.isascii() and source.isdigit() and len(source) <= 2 and not Path(source).exists()
-    return camera or source == STANDARD_INPUT or _ADDRESS.match(source) is not None
+    address = _ADDRESS.match(source) is not None and Path(source.split("?")[0]).suffix.lower() not in PICTURE_SUFFIXES
+    return camera or source == STANDARD_INPUT or address
 
 
 def open_video(
