@@ -140,9 +140,9 @@ def draw_conditions(predict: Callable[[UInt8Array, Boxes | None], Poses], pictur
         image = read_image(file).image
         poses = predict(image, None)
         left, top, right, bottom = region = _region(poses.boxes, image.shape[:2])
-        changes = [(image, poses.boxes), turned(image, poses.boxes, region)]
-        changes += [covered(image, poses.boxes), darkened(image, poses.boxes)]
-        drawn = [draw_poses(changed, predict(changed, boxes) if len(boxes) else poses) for changed, boxes in changes]
+        changes = (turned(image, poses.boxes, region), covered(image, poses.boxes), darkened(image, poses.boxes))
+        drawn = [draw_poses(image, poses)]
+        drawn += [draw_poses(changed, predict(changed, boxes) if len(boxes) else poses) for changed, boxes in changes]
         rows.append(_side_by_side([_cell(picture[top:bottom, left:right]) for picture in drawn]))
     titles = ("as it is", f"turned by {TURN_DEG:.0f} deg", "partly covered", f"{100 * LIGHT:.0f} % of the light")
     sheet = np.concatenate([_side_by_side([_caption(title) for title in titles]), *rows])

@@ -177,7 +177,8 @@ def _quantize(proto: Any, crops: UInt8Crops, float_nodes: Sequence[str], name: s
         warnings.simplefilter("ignore")
         import nncf
 
-        nncf.set_log_level(logging.ERROR)
+        # nncf.set_log_level would also silence handlers that are not its own
+        logging.getLogger("nncf").setLevel(logging.ERROR)
         data = nncf.Dataset([crops[i : i + 1] for i in range(len(crops))], lambda crop: {"crops": crop})
         scope = nncf.IgnoredScope(names=list(float_nodes)) if float_nodes else None
         try:

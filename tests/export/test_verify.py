@@ -1,0 +1,193 @@
+"""Exports that prove themselves: every family in every runtime, and a file that differs does not come into being."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+from ebapose.card import ModelCard, card_path, read_card, verify_sha256  # noqa: E402
+from ebapose.errors import EbaposeError, ModelFileError, UsageError  # noqa: E402
+from ebapose.export import verify  # noqa: E402
+from ebapose.export.onnx import export_onnx, rounded_to_half  # noqa: E402
+from ebapose.export.verify import compare, example_crops, export_verified, open_module  # noqa: E402
+from ebapose.inference.runtime import load_model_file  # noqa: E402
+from ebapose.models import registry  # noqa: E402
+
+TINY = [
+    "test_eba_prnetcc",
+    "test_eba_prnetcc_bottleneck",
+    "test_eba_prnetcc_lite",
+    "test_simcc",
+    "test_simple_baseline",
+    "test_tfpose",
+]
+FAMILIES = ["eba_prnetcc18_slp", "simcc18", "simple_baseline18", "tfpose18_small"]
+
+
+def test_every_family_is_exported_here() -> None:
+    """Deeper networks repeat the blocks of these (basic ones and, in the tiny models, bottlenecks)."""
+    exported = {registry._BUILT_IN[name][0] for name in (*TINY, *FAMILIES)}
+    assert exported == {module for module, _ in registry._BUILT_IN.values()}
+    assert set(TINY) == {name for name in registry._BUILT_IN if name.startswith("test_")}
+
+
+@pytest.mark.parametrize("architecture", [*TINY, *FAMILIES])
+def test_all_runtimes_give_the_outputs_of_pytorch(architecture: str, tmp_path: Path) -> None:
+    half = architecture in TINY
+    result = export_verified(f"{architecture}_64x64", tmp_path, half=half)
+    assert result.path == tmp_path / f"{architecture}_64x64.onnx"
+    assert set(result.runtimes) == {"openvino", "onnxruntime"}
+    for found in result.runtimes.values():
+        assert found.outputs < 1e-4
+        assert found.largest_px < 0.01
+    assert (result.storage is not None) == half
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"{architecture}_64x64.card.json",
+        f"{architecture}_64x64.onnx",
+    ]
+    card = read_card(result.path)
+    assert card is not None
+    assert card.sha256
+    verify_sha256(result.path, card)
+    lines = result.summary().splitlines()
+    assert lines[0].startswith(f"{result.path}: ")
+    assert len(lines) == 3 + half
+
+    # Measured here, apart from what the export says of itself: any batch size, and all keypoints.
+    module, _ = open_module(f"{architecture}_64x64")
+    module = rounded_to_half(module) if half else module
+    crops = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    planes = torch.from_numpy(crops).permute(0, 3, 1, 2).float()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (card.input.mean, card.input.std))
+    with torch.inference_mode():
+        expected = tuple(output.numpy() for output in module((planes - mean) / std))
+    for name in ("openvino", "onnxruntime"):
+        runtime, _ = load_model_file(result.path, name)  # type: ignore[arg-type]
+        for num in (3, 1):
+            for a, b in zip(expected, runtime(crops[:num]), strict=True):
+                np.testing.assert_allclose(a[:num], b, atol=2e-4 * np.abs(a).max())
+
+
+class Bent:
+    """A runtime that puts out something else."""
+
+    name, precision = "bent", "f32"
+
+    def __init__(self, change: Callable[[np.ndarray], np.ndarray], path: Path) -> None:
+        self.runtime, _ = load_model_file(path, "onnxruntime")
+        self.change = change
+
+    def __call__(self, batch: Any) -> tuple[np.ndarray, ...]:
+        return tuple(self.change(output) for output in self.runtime(batch))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda a: np.roll(a, 1, axis=-1), lambda a: a * 1.01, lambda a: a * np.nan],
+    ids=["moved", "scaled", "NaN"],
+)
+def test_a_file_that_differs_is_not_written(
+    change: Callable[[np.ndarray], np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "_runtimes", lambda path: [Bent(change, path)])
+    with pytest.raises(EbaposeError, match="test_simple_baseline_64x64: bent does not give PyTorch's poses"):
+        export_verified("test_simple_baseline_64x64", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_16_bit_cannot_hold_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def coarse(model: Any) -> Any:
+        rounded = rounded_to_half(model)
+        with torch.no_grad():
+            for parameter in rounded.parameters():
+                parameter.copy_((parameter * 4).round() / 4)
+        return rounded
+
+    monkeypatch.setattr(verify, "rounded_to_half", coarse)
+    monkeypatch.setattr("ebapose.export.onnx.rounded_to_half", coarse)
+    with pytest.raises(EbaposeError, match="16 bit weights change the poses"):
+        export_verified("test_simple_baseline_64x64", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_export_survives_a_failed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "test_simple_baseline_64x64.onnx").write_text("the older file")
+    (tmp_path / "test_simple_baseline_64x64.card.json").write_text("its card")
+    monkeypatch.setattr(verify, "_runtimes", lambda path: [Bent(lambda a: a * 2, path)])
+    with pytest.raises(EbaposeError):
+        export_verified("test_simple_baseline_64x64", tmp_path)
+    assert (tmp_path / "test_simple_baseline_64x64.onnx").read_text() == "the older file"
+    assert (tmp_path / "test_simple_baseline_64x64.card.json").read_text() == "its card"
+
+
+def test_compare_measures_px_of_confident_keypoints() -> None:
+    model = registry.create_model("test_simcc_64x64")
+    card = registry.default_card(model)
+    card = card.model_copy(update={"codec": card.codec.model_copy(update={"sigma": (1.0, 1.0)})})
+    from ebapose.codecs import build_codec
+
+    codec: Any = build_codec(card.codec, card.input, card.skeleton)
+    points = np.full((2, 17, 2), 30.0)
+    moved = points + np.array([0.3, 0.4])
+    moved[1] = points[1]
+    difference = compare(codec.perfect_logits(points), codec.perfect_logits(moved), card)
+    confident = codec.decode(codec.perfect_logits(points)).scores >= 0.5
+    assert difference.num_keypoints == confident.sum() > 10
+    assert difference.largest_px == pytest.approx(0.5, abs=0.01)
+    assert difference.mean_px == pytest.approx(0.25, abs=0.01)
+    nothing = tuple(np.ones_like(array) for array in codec.perfect_logits(points))
+    assert "no keypoint is confident" in str(compare(nothing, nothing, card))
+
+
+def test_example_crops_are_the_same_every_time() -> None:
+    card = registry.default_card(registry.create_model("test_simcc_64x64"))
+    crops, origin = example_crops(card)
+    assert crops.shape == (17, 64, 64, 3)
+    assert origin == "crops (5 of photographs, 12 of drawn people)"
+    np.testing.assert_array_equal(crops, example_crops(card)[0])
+    assert (crops.std(axis=(1, 2, 3)) > 10).all()  # all show something
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "cause"),
+    [
+        ("test_simc_64x64", UsageError, "did you mean 'test_simcc_64x64'"),
+        ("test_simcc", UsageError, "add the input size"),
+        ("gone.safetensors", ModelFileError, "gone.safetensors: no such file"),
+    ],
+)
+def test_wrong_models(model: str, error: type[EbaposeError], cause: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=cause):
+        export_verified(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="file: cannot be written"):
+        export_verified("test_simcc_64x64", tmp_path / "file")
+
+
+def test_random_weights_are_the_same_every_time() -> None:
+    """For timing: two exports of a name are comparable, and the caller's random state is left alone."""
+    before = torch.random.get_rng_state()
+    a, b = (open_module("test_simcc_64x64")[0].state_dict() for _ in range(2))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_export_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model = registry.create_model("test_simcc_64x64").eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    card: ModelCard = registry.default_card(model)
+    path = export_onnx(model, card, tmp_path / "a.onnx", half=True)
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert card_path(path).is_file()

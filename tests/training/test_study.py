@@ -1,0 +1,111 @@
+"""The small-scale study with a tiny budget: it trains, evaluates, goes on where it stopped and never mixes budgets."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from ebapose.errors import UsageError
+from ebapose.models import create_model
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def study() -> Any:
+    spec = importlib.util.spec_from_file_location("study", ROOT / "benchmarks/study.py")
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def arguments(people: Path, tmp_path: Path, study: Any) -> list[str]:
+    recipe = yaml.safe_load(study.RECIPE.read_text())
+    recipe["data"]["train"] = [{"annotations": "train/annotations.json", "images": "train/images"}]
+    recipe["data"]["val"] = {"annotations": "val/annotations.json", "images": "val/images"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    found = ["--root", str(people), "--out", str(tmp_path / "out"), "--recipe", str(tmp_path / "recipe.yaml")]
+    found += ["--evaluate", "val/annotations.json", "--variants", "mlp_attention", "lite"]
+    return [*found, "--run.samples", "8", "--run.batch_size", "4", "--run.workers", "0", "--run.metric", "oks"]
+
+
+def test_it_trains_evaluates_resumes_and_tabulates(
+    study: Any, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Path] = []
+    train = study.train
+
+    def counting(config: Any, folder: Path, resume: bool) -> Any:
+        trained.append(folder)
+        return train(config, folder, resume=resume)
+
+    monkeypatch.setattr(study, "train", counting)
+    assert study.main([*arguments, "--seeds", "0"]) == 0
+    assert len(trained) == 2
+    assert "| 1 of 1 |" in (tmp_path / "out/study.md").read_text()
+
+    assert study.main([*arguments, "--seeds", "0", "1"]) == 0  # the first seed is passed over
+    assert [folder.name for folder in trained] == ["seed0", "seed0", "seed1", "seed1"]
+    text = (tmp_path / "out/study.md").read_text()
+    assert text.count("| 2 of 2 |") == 2
+    assert text.count("| 0 of 2 |") == len(study.VARIANTS) - 2
+    assert "not run" in text
+    rows = {row["variant"]: row for row in json.loads((tmp_path / "out/study.json").read_text())["rows"]}
+    spread = rows["lite"]["summary"]["annotations AP"]
+    assert spread["runs"] == 2
+    assert spread["min"] <= spread["mean"] <= spread["max"]
+    assert rows["lite"]["gmac_true"] < 0.6 * rows["mlp_attention"]["gmac_true"]
+
+    with pytest.raises(UsageError, match="made by another recipe"):
+        study.main([*arguments, "--seeds", "0", "--run.samples", "12"])
+
+
+def test_an_interrupted_run_goes_on(study: Any, arguments: list[str], tmp_path: Path) -> None:
+    import ebapose.training.loop as loop
+
+    clip, calls = loop._clip, []
+
+    def stopping(*parameters: Any) -> float:
+        calls.append(1)
+        if len(calls) == 1:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGINT)
+        return clip(*parameters)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_clip", stopping)
+        assert study.main([*arguments, "--seeds", "0", "--variants", "lite"]) == 130
+    assert not (tmp_path / "out/lite/seed0/result.json").exists()
+    assert study.main([*arguments, "--seeds", "0", "--variants", "lite"]) == 0
+    assert json.loads((tmp_path / "out/lite/seed0/result.json").read_text())["steps"] == 2
+
+
+def test_variants_differ_as_they_say(study: Any) -> None:
+    """One budget and augmentation for all; every variant's network exists."""
+    configs = {name: study.variant_config(name, 3, Path("/data with space")) for name in study.VARIANTS}
+    assert list(configs) == [
+        "heatmap",
+        "simcc_one_hot",
+        "simcc_slp",
+        "mlp",
+        "mlp_attention",
+        "mlp_attention_relu",
+        "tfpose_small",
+        "lite",
+    ]
+    assert len({config.model_dump_json(include={"data", "augment", "run"}) for config in configs.values()}) == 1
+    assert {config.run.seed for config in configs.values()} == {3}
+    assert configs["simcc_one_hot"].loss.label_smoothing == 0.1
+    for config in configs.values():
+        with torch.device("meta"):
+            assert create_model(config.model.name, **config.model.options).input_hw == (64, 64)
