@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -11,11 +14,13 @@ import pytest
 
 from ebapose.card import ModelCard
 from ebapose.errors import EbaposeError, UsageError
-from ebapose.inference.detector import NanoDet
+from ebapose.inference import run
+from ebapose.inference.detector import NanoDet, WholeImage
 from ebapose.inference.predictor import Predictor
 from ebapose.inference.run import predict_sources
 from ebapose.inference.runtime import Runtime
 from ebapose.io.readers import read_poses_json
+from ebapose.io.sources import Source
 from ebapose.structures import Frame
 
 
@@ -75,6 +80,55 @@ def test_an_interruption_keeps_what_was_done(predictor: Predictor, pictures: Pat
         predict_sources(predictor, [str(pictures)], tmp_path, ("json",), on_image=interrupt)
     (image,) = read_poses_json(tmp_path / "poses.json")
     assert (Path(image.file).name, len(image.poses)) == ("1.jpg", 1)
+
+
+def made_frames(alive: list[int], count: int, error: Exception | None = None) -> Iterator[Frame]:
+    """Pictures that add their number to `alive` while they exist."""
+    for number in range(count):
+        image = np.full((64, 64, 3), number, np.uint8)
+        alive.append(number)
+        weakref.finalize(image, alive.remove, number)
+        yield Frame(image, name=f"{number}.png", stem=str(number))
+        del image
+    if error is not None:
+        raise error
+
+
+def test_only_a_few_pictures_are_held(
+    network: tuple[Runtime, ModelCard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[int] = []
+    most = []
+    monkeypatch.setattr(run, "list_sources", lambda *_, **__: [Source(Path("x.png"), "x")])
+    monkeypatch.setattr(run, "read_frames", lambda *_, **__: made_frames(alive, 80))
+    predictor = Predictor(network[1], network[0], WholeImage(), batch_size=4)
+    summary = predict_sources(predictor, ["x"], tmp_path, ("csv",), on_image=lambda _: most.append(len(alive)))
+    assert summary.images == 80
+    # a batch, both queues, and one in the hands of each stage
+    assert max(most) <= 4 + 2 * run.AHEAD + 4
+    assert alive == []
+
+
+def test_an_error_of_any_stage_ends_all_of_them(
+    network: tuple[Runtime, ModelCard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[int] = []
+    threads = threading.active_count()
+    monkeypatch.setattr(run, "list_sources", lambda *_, **__: [Source(Path("x.png"), "x")])
+    monkeypatch.setattr(run, "read_frames", lambda *_, **__: made_frames(alive, 38, EbaposeError("the cable is out")))
+    predictor = Predictor(network[1], network[0], WholeImage(), batch_size=4)
+    with pytest.raises(EbaposeError, match="the cable is out"):
+        predict_sources(predictor, ["x"], tmp_path / "read", ("json",))
+    assert len(read_poses_json(tmp_path / "read" / "poses.json")) == 36  # what was not in an unfinished batch
+
+    def full(*_: object) -> None:
+        raise EbaposeError("the disk is full")
+
+    monkeypatch.setattr(run.PoseWriter, "write", full)
+    monkeypatch.setattr(run, "read_frames", lambda *_, **__: made_frames(alive, 1000))
+    with pytest.raises(EbaposeError, match="the disk is full"):
+        predict_sources(predictor, ["x"], tmp_path / "write", ("json",))
+    assert threading.active_count() == threads
 
 
 def test_the_output_folder_inside_of_the_input_is_not_read(

@@ -1,11 +1,18 @@
-"""Files in, files out: what `ebapose predict` does, as one function."""
+"""Files in, files out: what `ebapose predict` does, as one function.
+
+Pictures are read by one thread, predicted by a second and written by the caller's, each a few pictures ahead of the
+next: decoding and encoding files fill the gaps that the networks leave on the cores.
+"""
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from ebapose.draw import draw_poses
 from ebapose.errors import EbaposeError, InputError, UsageError
@@ -17,6 +24,10 @@ from ebapose.io.video import is_video_source
 from ebapose.io.writers import FORMATS, PoseWriter
 from ebapose.structures import Frame, Poses, UInt8Array
 
+AHEAD = 4  # pictures (read, or predicted) that wait for the next stage at most
+
+T = TypeVar("T")
+
 
 @dataclass
 class RunSummary:
@@ -26,7 +37,7 @@ class RunSummary:
         images: pictures that were read.
         persons: poses found in them.
         failures: one line per input, box or picture that could not be used, in order of appearance.
-        milliseconds: per image and stage.
+        milliseconds: per image and stage; stages overlap, so that their sum exceeds the time per image.
         seconds: wall time of the whole run.
         videos: one entry per video that could be opened.
         out_dir: where the results are.
@@ -83,6 +94,8 @@ def predict_sources(
     start = time.perf_counter()
     spent = {"read": 0.0, "draw": 0.0, "write": 0.0}
     earlier = replace(predictor.times)
+    stop = threading.Event()
+    reporting = threading.Lock()  # the reading thread reports what it cannot read
 
     def fail(line: str) -> None:
         summary.failures.append(line)
@@ -97,9 +110,10 @@ def predict_sources(
             if item is None:
                 return
             if isinstance(item, FailedInput):
-                writer.write_failure(item.name, item.error)
-                fail(str(item))
-                on_image(item.name)
+                with reporting:
+                    writer.write_failure(item.name, item.error)
+                    fail(str(item))
+                    on_image(item.name)
             else:
                 yield item
 
@@ -128,21 +142,23 @@ def predict_sources(
 
     picture_formats = [name for name in FORMATS if name in formats] if files else []
     with PoseWriter(out_dir, picture_formats, draw=draw, image_id=image_id) as writer:
-        for frame, poses, problems, _ in predictor.stream(readable(files, writer)):
+        frames = _ahead(readable(files, writer), stop)
+        for frame, poses, problems, _ in _ahead(predictor.stream(frames), stop):
             began = time.perf_counter()
-            for problem in problems:
-                writer.write_failure(frame.name, InputError(problem))
-                fail(problem)
-            if not len(poses) and not problems:
-                fail(f"{frame.name}: no person found")
-            try:
-                writer.write(frame, poses)
-            except InputError as error:
-                fail(str(error))
+            with reporting:
+                for problem in problems:
+                    writer.write_failure(frame.name, InputError(problem))
+                    fail(problem)
+                if not len(poses) and not problems:
+                    fail(f"{frame.name}: no person found")
+                try:
+                    writer.write(frame, poses)
+                except InputError as error:
+                    fail(str(error))
+                summary.images += 1
+                summary.persons += len(poses)
+                on_image(frame.name)
             spent["write"] += time.perf_counter() - began
-            summary.images += 1
-            summary.persons += len(poses)
-            on_image(frame.name)
     spent["write"] -= spent["draw"]  # the writer calls it
     stages = predictor.times.milliseconds(earlier)
     per_image = {name: 1000 * seconds / max(summary.images, 1) for name, seconds in spent.items()}
@@ -172,3 +188,49 @@ def predict_sources(
     if not files and not videos:
         raise EbaposeError(f"{', '.join(sources)}: nothing to do")
     return summary
+
+
+def _ahead(items: Iterator[T], stop: threading.Event) -> Iterator[T]:
+    """The same items, made by a thread of their own, at most `AHEAD` before they are asked for.
+
+    An exception arrives in its place. `stop` ends all such threads of a run; it is set when one iterator is closed.
+    """
+    ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(AHEAD)
+
+    def hand_over(entry: tuple[T] | BaseException | None) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(entry, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not hand_over((item,)):
+                    return
+        except BaseException as error:
+            hand_over(error)
+        else:
+            hand_over(None)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while not stop.is_set():
+            try:
+                entry = ready.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if isinstance(entry, BaseException):
+                raise entry
+            if entry is None:
+                return
+            yield entry[0]
+    except GeneratorExit:
+        stop.set()
+        raise
+    finally:
+        thread.join(timeout=2.0)  # a read that hangs (a list on standard input) must not keep the process
