@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import yaml
 
 from ebapose.errors import UsageError
 from ebapose.models import create_model
+from ebapose.training import loop
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,25 +72,21 @@ def test_it_trains_evaluates_resumes_and_tabulates(
 
 
 def test_an_interrupted_run_goes_on(study: Any, arguments: list[str], tmp_path: Path) -> None:
-    import ebapose.training.loop as loop
-
     clip, calls = loop._clip, []
+    arguments = [*arguments, "--run.samples", "12", "--seeds", "0", "--variants", "lite"]
 
     def stopping(*parameters: Any) -> float:
         calls.append(1)
         if len(calls) == 1:
-            import os
-            import signal
-
             os.kill(os.getpid(), signal.SIGINT)
         return clip(*parameters)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_clip", stopping)
-        assert study.main([*arguments, "--seeds", "0", "--variants", "lite"]) == 130
+        assert study.main(arguments) == 130
     assert not (tmp_path / "out/lite/seed0/result.json").exists()
-    assert study.main([*arguments, "--seeds", "0", "--variants", "lite"]) == 0
-    assert json.loads((tmp_path / "out/lite/seed0/result.json").read_text())["steps"] == 2
+    assert study.main(arguments) == 0
+    assert json.loads((tmp_path / "out/lite/seed0/result.json").read_text())["steps"] == 3
 
 
 def test_variants_differ_as_they_say(study: Any) -> None:
