@@ -86,9 +86,12 @@ def test_permissions_follow_the_umask(tmp_path, umask):
     before = os.umask(umask)
     try:
         write_text(tmp_path / "a.txt", "a")
+        with atomic_write(tmp_path / "b.txt") as temporary:  # a library that writes a file of its own
+            temporary.unlink()
+            os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o666 & ~umask
+    assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.txt", "b.txt")} == {0o666 & ~umask}
 
 
 def test_two_writers_do_not_meet(tmp_path):
