@@ -57,7 +57,7 @@ elif how == "term":  # told to stop politely
     def terminating_clip(*arguments):
         seen.append(1)
         if len(seen) == when:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.killpg(0, signal.SIGTERM)  # to the workers too, as schedulers do
         return clip(*arguments)
     loop._clip = terminating_clip
 print(train(load_train_config(recipe), out, resume=True).finished)
@@ -102,7 +102,9 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(recipe, tmp_path):
     endings = []
     for how, when in (("write", 3), ("step", 3), ("term", 2), ("never", 0)):
         arguments = [sys.executable, "-c", KILLER, str(tmp_path / "recipe.yaml"), str(out), how, str(when)]
-        done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=300)
+        done = subprocess.run(
+            arguments, capture_output=True, text=True, env=environment, timeout=300, start_new_session=True
+        )
         endings.append((done.returncode, done.stdout.strip()))
     # killed in step 3's checkpoint: back to 2; killed in step 5: back to 4; stopped after step 6
     assert endings == [(-signal.SIGKILL, ""), (-signal.SIGKILL, ""), (0, "interrupted"), (0, "complete")]

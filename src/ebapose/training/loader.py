@@ -6,6 +6,7 @@ it starts at any optimiser step and gives what an uninterrupted run would see th
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -301,4 +302,11 @@ def _loader(samples: Dataset[Any], batches: _Batches, collate: Any, workers: int
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_run,
     )
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Ctrl-C, `timeout` and job schedulers signal all processes: the run ends in order, and its workers with it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
