@@ -50,14 +50,18 @@ PACKAGES = ("ebapose", "numpy", "opencv-python-headless", "openvino", "onnxrunti
 PICTURE_HW = (480, 640)
 PAUSE_S = 0.005  # between turns: idle threads of one runtime go on spinning for a moment and would slow the next one
 _FIRST_PICTURE = """
-import sys
+import pathlib, re, sys
 from ebapose.cli import main
 code = main(sys.argv[1:])
-try:
-    import resource
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-except ImportError:
-    print(0)
+status = pathlib.Path("/proc/self/status")
+if status.exists():  # on Linux ru_maxrss begins with what the parent process held
+    print(re.search(r"VmHWM:\\s*(\\d+)", status.read_text())[1])
+else:
+    try:
+        import resource
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    except ImportError:
+        print(0)
 sys.exit(code)
 """
 
