@@ -36,7 +36,7 @@ class RunSummary:
     Attributes:
         images: pictures that were read.
         persons: poses found in them.
-        failures: one line per input, box or picture that could not be used, in order of appearance.
+        failures: one line per input, box or picture that could not be used, as they arose (reading runs ahead).
         milliseconds: per image and stage; stages overlap, so that their sum exceeds the time per image.
         seconds: wall time of the whole run.
         videos: one entry per video that could be opened.
