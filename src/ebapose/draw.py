@@ -6,6 +6,7 @@ Opacity follows the score. Keypoints are drawn where they are, to a fraction of 
 
 from __future__ import annotations
 
+import functools
 import math
 
 import cv2
@@ -70,6 +71,7 @@ def draw_poses(
     return drawn
 
 
+@functools.cache
 def edge_colours(skeleton: Skeleton) -> tuple[Colour, ...]:
     """RGB of every edge: its side's where both ends agree (or one has no side), `MIDDLE` where it joins the sides."""
     colours = []

@@ -93,13 +93,17 @@ def test_stored_numbers(info: ModelInfo) -> None:
     torch.testing.assert_close(torch.tensor(numbers), torch.tensor(stored[info.architecture]), rtol=1e-4, atol=1e-5)
 
 
-@every([info for info in EVERY if not re.search("101|152", info.architecture)])
-def test_a_few_steps_lower_the_loss(info: ModelInfo) -> None:
-    """Depths 101 and 152 are left out: the same blocks as 50, more of them."""
+@every(EVERY)
+def test_a_hundred_steps_lower_the_loss(info: ModelInfo) -> None:
+    """At full depth; few channels, so that 152 layers take seconds."""
     torch.manual_seed(0)
-    tiny = info in TINY
-    side = 64 if tiny else 32
-    model = create_model(f"{info.architecture}_{side}x{side}", num_keypoints=4).train()
+    side = 64 if info in TINY else 32
+    narrow = {"width": 8, "reduction": 4}
+    if "tfpose" in info.architecture:
+        narrow |= {"channels": 32, "hidden": 64}
+    elif "lite" not in info.architecture:
+        narrow["deconv_channels"] = 8
+    model = create_model(f"{info.architecture}_{side}x{side}", num_keypoints=4, **narrow).train()
     images = torch.randn(4, 3, side, side)
     targets = [torch.rand(4, 4, 2), torch.rand(4, 4, side // 4, side // 4), torch.randint(0, 2 * side, (2, 4, 4))]
 
@@ -112,15 +116,15 @@ def test_a_few_steps_lower_the_loss(info: ModelInfo) -> None:
             return (outputs[0] - targets[1]).square().mean()
         return (outputs[0] - targets[0]).abs().mean()
 
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3 if tiny else 3e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
     losses = []
-    for _ in range(12 if tiny else 3):
+    for _ in range(100):
         optimizer.zero_grad()
         value = loss()
         value.backward()
         optimizer.step()
         losses.append(value.item())
-    assert losses[-1] < (0.9 if tiny else 1) * losses[0]
+    assert sum(losses[-10:]) / 10 < 0.6 * losses[0]
 
 
 @every([info for info in TINY if info.architecture not in ("test_simple_baseline", "test_tfpose")])

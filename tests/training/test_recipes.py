@@ -34,7 +34,6 @@ def shrunk(path: Path, people: Path, steps: int = 2) -> list[str]:
         "data.val": {"annotations": "val/annotations.json", "images": "val/images"},
         "run.batch_size": 4,
         "run.accumulation": 1,
-        "run.epochs": "null",
         "run.samples": 4 * steps,
         "run.workers": 0,
         "run.compile": "none",
@@ -67,11 +66,19 @@ def test_the_papers_recipes_say_what_the_paper_says(path: Path) -> None:
     assert path.stem == f"paper_{config.model.name}" == config.name
 
 
+def test_a_given_length_takes_the_place_of_the_recipes() -> None:
+    run = load_train_config(FOLDER / "smoke.yaml", ["--run.samples", "100"]).run
+    assert (run.samples, run.epochs) == (100, None)
+    run = load_train_config(FOLDER / "bundled18_128x96.yaml", ["--run.epochs=2"]).run
+    assert (run.samples, run.epochs) == (None, 2)
+    with pytest.raises(UsageError, match="smoke.yaml: run: give either epochs or samples"):
+        load_train_config(FOLDER / "smoke.yaml", ["--run.samples=100", "--run.epochs=2"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("--optim.lrr=1", r"unknown key 'optim\.lrr', did you mean 'optim\.lr'"),
-        ("--run.samples=100", "smoke.yaml: run: give either epochs or samples"),
         ("--optim.milestones=[3]", "optim: milestones belong to schedule 'step'"),
         ("--model.new_head=true", "model: new_head needs weights"),
         ("--run.accumulation=3", "run: batch_size 32 does not split into 3 equal parts"),

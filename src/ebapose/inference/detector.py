@@ -92,8 +92,6 @@ class NanoDet:
             raise ModelFileError(f"{path}: sha256 differs from its card: damaged or replaced")
         self.score_threshold, self.iou_threshold, self.max_persons = score_threshold, iou_threshold, max_persons
         self._runtime: Runtime = open_plain(path, threads)
-        levels = np.arange(256, dtype=np.float32)
-        self._lookup = [(levels - m) / np.float32(s) for m, s in zip(self.mean, self.std, strict=True)]
 
     def __call__(self, frame: Frame) -> Boxes:
         """Person boxes in image px, best first."""
@@ -113,10 +111,11 @@ class NanoDet:
             raise InputError(f"{frame.name}: {width}x{height} is too narrow to look for persons in")
         interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
         small = cv2.resize(frame.image, (new_w, new_h), interpolation=interpolation)
-        blob = np.empty((1, 3, self.size, self.size), np.float32)
-        for plane, lookup in enumerate(self._lookup):
-            blob[0, plane] = lookup[0]
-            blob[0, plane, :new_h, :new_w] = lookup[small[:, :, 2 - plane]]
+        blob = np.zeros((1, 3, self.size, self.size), np.float32)
+        for plane, channel, mean, std in zip(blob[0], cv2.split(small)[::-1], self.mean, self.std, strict=True):
+            plane[:new_h, :new_w] = channel
+            plane -= np.float32(mean)
+            plane /= np.float32(std)
         return blob, factor
 
     def _candidates(self, outputs: tuple[NDArray[np.float32], ...]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:

@@ -65,14 +65,14 @@ class StageTimes:
 
 @dataclass
 class _Job:
-    """One frame on its way: its boxes, and the outputs of its crops as they arrive."""
+    """One frame on its way: its boxes, and what its crops gave (keypoints, scores, sigmas in crop px) as it arrives."""
 
     frame: Frame
     boxes: Boxes
     problems: list[str]
     used: NDArray[np.bool_]
     matrices: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2, 3)))
-    parts: list[Outputs] = field(default_factory=list)
+    parts: list[tuple[NDArray[np.float32], ...]] = field(default_factory=list)
     waiting: int = 0
 
 
@@ -269,7 +269,7 @@ class Predictor:
         return job
 
     def _run(self, crops: list[UInt8Array], owners: list[_Job]) -> None:
-        """Send the collected crops through the network and hand the outputs to their frames."""
+        """Send the collected crops through the network and hand what they gave to their frames."""
         if not crops:
             return
         start = time.perf_counter()
@@ -278,12 +278,15 @@ class Predictor:
         if self.flip_test:
             mirrored = self.runtime(batch[:, :, ::-1])
             outputs = self.codec.merge_flip(outputs, mirrored, self.card.skeleton.flip_indices)
-        for i, job in enumerate(owners):
-            job.parts.append(tuple(output[i] for output in outputs))
+        self.times.network += time.perf_counter() - start
+        start = time.perf_counter()
+        decoded = apply_calibration(self.codec.decode(outputs), self.card.calibration)
+        for job, *part in zip(owners, decoded.keypoints, decoded.scores, decoded.sigmas_px, strict=True):
+            job.parts.append(tuple(part))
             job.waiting -= 1
         crops.clear()
         owners.clear()
-        self.times.network += time.perf_counter() - start
+        self.times.decode += time.perf_counter() - start
 
     def _finish(self, job: _Job) -> Prediction:
         start = time.perf_counter()
@@ -293,12 +296,11 @@ class Predictor:
         if not job.parts:
             empty = Poses.empty(card.skeleton, card.name, job.frame.hw)
             return Prediction(job.frame, empty, tuple(job.problems), job.used)
-        outputs = tuple(np.stack(arrays) for arrays in zip(*job.parts, strict=True))
-        decoded = apply_calibration(self.codec.decode(outputs), card.calibration)
+        keypoints, scores, sigmas_px = (np.stack(arrays) for arrays in zip(*job.parts, strict=True))
         poses = Poses(
-            crop_to_image(decoded.keypoints, job.matrices).astype(np.float32),
-            decoded.scores,
-            (decoded.sigmas_px / crop_scale(job.matrices)[:, None, None]).astype(np.float32),
+            crop_to_image(keypoints, job.matrices).astype(np.float32),
+            scores,
+            (sigmas_px / crop_scale(job.matrices)[:, None, None]).astype(np.float32),
             job.boxes,
             card.skeleton,
             card.name,

@@ -271,5 +271,14 @@ def _set(tree: Any, keys: list[str], value: Any, option: str) -> None:
 
 
 def load_train_config(recipe: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a recipe and apply command line overrides. Raises UsageError, one line that names the key."""
-    return parse_config(TrainConfig, apply_overrides(load_yaml(recipe), overrides), str(recipe))
+    """Read a recipe and apply command line overrides. Raises UsageError, one line that names the key.
+
+    A length given as an override takes the place of the recipe's, in whichever unit that is (`run.epochs` or
+    `run.samples`).
+    """
+    data = apply_overrides(load_yaml(recipe), overrides)
+    given = {word.removeprefix("--").partition("=")[0] for word in overrides}
+    for length, other in (("run.epochs", "run.samples"), ("run.samples", "run.epochs")):
+        if length in given and other not in given and isinstance(data["run"], dict):
+            data["run"].pop(other.removeprefix("run."), None)
+    return parse_config(TrainConfig, data, str(recipe))
