@@ -71,7 +71,7 @@ def test_a_given_length_takes_the_place_of_the_recipes() -> None:
     assert (run.samples, run.epochs) == (100, None)
     run = load_train_config(FOLDER / "bundled18_128x96.yaml", ["--run.epochs=2"]).run
     assert (run.samples, run.epochs) == (None, 2)
-    with pytest.raises(UsageError, match="smoke.yaml: run: give either epochs or samples"):
+    with pytest.raises(UsageError, match=r"smoke\.yaml: run: give either epochs or samples"):
         load_train_config(FOLDER / "smoke.yaml", ["--run.samples=100", "--run.epochs=2"])
 
 
