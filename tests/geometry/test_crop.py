@@ -105,6 +105,22 @@ def test_a_flip_is_the_mirrored_crop(box, size_hw, scale):
     np.testing.assert_allclose(flipped, compose(mirror, plain), atol=1e-6)
 
 
+def test_boxes_together_are_as_each_alone():
+    rng = np.random.default_rng(0)
+    boxes = rng.uniform(0, 100, (5, 4)) + [0, 0, 200, 300]
+    every = {
+        "rotation_deg": rng.uniform(-180, 180, 5),
+        "scale": rng.uniform(0.5, 2, 5),
+        "flip": np.arange(5) % 2 == 0,
+        "shift": rng.uniform(-0.3, 0.3, (5, 2)),
+    }
+    together = image_to_crop_matrix(boxes, (256, 192), **every)
+    for i, box in enumerate(boxes):
+        alone = image_to_crop_matrix(box, (256, 192), **{name: values[i] for name, values in every.items()})
+        np.testing.assert_array_equal(together[i], alone[0])
+    assert image_to_crop_matrix(np.zeros((0, 4)), (256, 192)).shape == (0, 2, 3)
+
+
 @pytest.mark.parametrize("box", [[10, 20, 58, 84], [3, 7, 80.3, 75.1], [-20, -10, 60, 70]])
 def test_a_flip_warps_to_the_mirrored_pixels(box):
     image = smooth_picture(90, 120)

@@ -192,7 +192,8 @@ class CropDataset:
             shift=geometry.shift,
         )[0]
         image, factor = self._read(int(self.records.image_indices[index]), float(crop_scale(matrix)))
-        return warp_crop(image, compose(matrix, _reduced_to_image(factor)), self.size_hw), matrix
+        whole = matrix if factor == 1 else compose(matrix, _reduced_to_image(factor))
+        return warp_crop(image, whole, self.size_hw), matrix
 
     def _cover(
         self,

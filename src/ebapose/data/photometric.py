@@ -18,6 +18,10 @@ from ebapose.structures import UInt8Array
 
 # luma of Rec. 601, the grey that saturation fades to
 _LUMA = np.array([0.299, 0.587, 0.114])
+_IDENTITY = np.eye(3)
+_GREY_AXIS = np.full((3, 3), 1 / 3)
+_ABOUT_GREY = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+_TONES = np.linspace(0, 1, 256)
 _NOISE_LENGTH = 1 << 21
 
 
@@ -109,18 +113,16 @@ def apply_photometric(crop: UInt8Array, config: PhotometricConfig, rng: np.rando
 
 def _color_matrix(saturation: float, hue: float) -> NDArray[np.float64]:
     """(3, 3): hue turned about the grey axis, then faded to or away from luma."""
-    axis = np.full((3, 3), 1 / 3)
-    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
-    turn = np.cos(hue) * np.eye(3) + (1 - np.cos(hue)) * axis + np.sin(hue) * cross
-    fade = saturation * np.eye(3) + (1 - saturation) * _LUMA[None, :]
+    turn = np.cos(hue) * _IDENTITY + (1 - np.cos(hue)) * _GREY_AXIS + np.sin(hue) * _ABOUT_GREY
+    fade = saturation * _IDENTITY + (1 - saturation) * _LUMA
     return fade @ turn
 
 
 def _tone_table(brightness: float, contrast: float, gamma: float) -> UInt8Array:
     """(256,) uint8 table of gamma, then contrast about middle grey, then brightness."""
-    values = np.linspace(0, 1, 256) ** gamma
+    values = _TONES**gamma
     values = (values - 0.5) * contrast + 0.5 + brightness
-    return np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
+    return np.minimum(np.maximum(np.rint(values * 255), 0), 255).astype(np.uint8)
 
 
 def _gaussian_blur(crop: UInt8Array, extent_px: float) -> UInt8Array:

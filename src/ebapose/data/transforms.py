@@ -268,6 +268,8 @@ def paste(crop: UInt8Array, cutout: UInt8Array, cutout_mask: UInt8Array, rng: np
     matrix = np.concatenate([linear, (target - linear @ [w / 2, h / 2])[:, None]], axis=1)
     mask = cv2.warpAffine(cutout_mask, matrix, (width, height), flags=cv2.INTER_LINEAR)
     moved = cv2.warpAffine(cutout, matrix, (width, height), flags=cv2.INTER_LINEAR)
-    alpha = mask[..., None].astype(np.uint16)
-    crop[:] = ((crop * (255 - alpha) + moved * alpha + 127) // 255).astype(np.uint8)
+    left, top, wide, high = cv2.boundingRect(mask)
+    covered = np.s_[top : top + high, left : left + wide]
+    alpha = mask[covered][..., None].astype(np.uint16)
+    crop[covered] = ((crop[covered] * (255 - alpha) + moved[covered] * alpha + 127) // 255).astype(np.uint8)
     return (mask > 127).astype(np.uint8)

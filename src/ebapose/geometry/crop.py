@@ -38,7 +38,9 @@ def fit_boxes(boxes_xyxy: ArrayLike, size_hw: tuple[int, int], padding: float) -
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     aspect = size_hw[1] / size_hw[0]
-    sizes = np.stack([np.maximum(width, height * aspect), np.maximum(height, width / aspect)], axis=1)
+    sizes = np.empty_like(centers)
+    np.maximum(width, height * aspect, out=sizes[:, 0])
+    np.maximum(height, width / aspect, out=sizes[:, 1])
     return centers, sizes * padding
 
 
@@ -72,23 +74,25 @@ def image_to_crop_matrix(
     Raises:
         InputError: a box has neither width nor height, or is not finite.
     """
+    # The loader calls this for every sample with one box: few array operations, no stacking and broadcasting of parts.
     centers, sizes_wh = fit_boxes(boxes_xyxy, size_hw, padding)
-    num = len(centers)
-    bad = ~(np.isfinite(centers).all(axis=1) & np.isfinite(sizes_wh).all(axis=1) & (sizes_wh > 0).all(axis=1))
-    if bad.any():
-        found = ", ".join(f"{value:g}" for value in np.reshape(boxes_xyxy, (-1, 4))[bad.argmax()])
+    if not np.isfinite(centers).all() or not ((sizes_wh > 0) & (sizes_wh < np.inf)).all():
+        good = np.isfinite(centers).all(axis=1) & ((sizes_wh > 0) & (sizes_wh < np.inf)).all(axis=1)
+        found = ", ".join(f"{value:g}" for value in np.reshape(boxes_xyxy, (-1, 4))[good.argmin()])
         raise InputError(f"box ({found}): left, top, right, bottom must be finite and enclose an area")
-    sizes_wh = sizes_wh * np.broadcast_to(np.asarray(scale, np.float64), num)[:, None]
-    centers = centers + sizes_wh * np.broadcast_to(np.asarray(shift, np.float64), (num, 2))
-    angle = np.deg2rad(np.broadcast_to(np.asarray(rotation_deg, np.float64), num))
+    scale, angle, shift = (np.asarray(values, np.float64) for values in (scale, np.deg2rad(rotation_deg), shift))
+    sizes_wh = sizes_wh * scale[..., None]
+    centers = centers + sizes_wh * shift
     factor = size_hw[1] / sizes_wh[:, 0]
-    mirror = np.where(np.broadcast_to(np.asarray(flip, bool), num), -1.0, 1.0)
-    cos, sin = factor * np.cos(angle), factor * np.sin(angle)
-    linear = np.stack([np.stack([cos * mirror, sin], -1), np.stack([-sin * mirror, cos], -1)], axis=-2)
     half_pixel = 1 if crop_center == "symmetric" else 0
-    target = np.array([size_hw[1] - half_pixel, size_hw[0] - half_pixel]) / 2
-    offset = target - np.einsum("nij,nj->ni", linear, centers)
-    return np.concatenate([linear, offset[:, :, None]], axis=2)
+    cos, sin = factor * np.cos(angle), factor * np.sin(angle)
+    mirror = np.where(flip, -1.0, 1.0)
+    matrices = np.empty((len(centers), 2, 3))
+    matrices[:, 0, 0], matrices[:, 0, 1] = cos * mirror, sin
+    matrices[:, 1, 0], matrices[:, 1, 1] = -sin * mirror, cos
+    for axis, target in enumerate(((size_hw[1] - half_pixel) / 2, (size_hw[0] - half_pixel) / 2)):
+        matrices[:, axis, 2] = target - (matrices[:, axis, :2] * centers).sum(axis=1)
+    return matrices
 
 
 def invert(matrices: ArrayLike) -> Float64Array:
@@ -123,8 +127,9 @@ def crop_to_image(points: ArrayLike, matrices: ArrayLike) -> Float64Array:
 
 def crop_scale(matrices: ArrayLike) -> Float64Array:
     """(...,) crop px per image px of (..., 2, 3) matrices (they scale both axes alike)."""
-    linear = np.asarray(matrices, dtype=np.float64)[..., :2]
-    return np.sqrt(np.abs(np.linalg.det(linear)))
+    m = np.asarray(matrices, dtype=np.float64)
+    scale: Float64Array = np.sqrt(np.abs(m[..., 0, 0] * m[..., 1, 1] - m[..., 0, 1] * m[..., 1, 0]))
+    return scale
 
 
 def warp_crop(image: UInt8Array, matrix: ArrayLike, size_hw: tuple[int, int], *, antialias: bool = True) -> UInt8Array:
