@@ -8,6 +8,7 @@ Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -223,7 +224,10 @@ def _train(arguments: Sequence[str]) -> int:
 
 
 def _split_overrides(arguments: Sequence[str], sections: set[str]) -> tuple[list[str], list[str]]:
-    """The verb's own arguments, and those that are keys of a recipe, each with its value."""
+    """The verb's own arguments, and those that are keys of a recipe, each with its value.
+
+    Raises UsageError for a key without a value.
+    """
     own: list[str] = []
     overrides: list[str] = []
     words = list(arguments)
@@ -234,7 +238,9 @@ def _split_overrides(arguments: Sequence[str], sections: set[str]) -> tuple[list
             own.append(word)
             continue
         overrides.append(word)
-        if not has_value and words:
+        if not has_value:
+            if not words or words[0].startswith("--"):
+                raise UsageError(f"{word}: a value is missing")
             overrides.append(words.pop(0))
     return own, overrides
 
@@ -455,6 +461,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_error("interrupted; what was finished is written")
         return 130
     except BrokenPipeError:
+        return 1
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        place = "" if error.filename is None else f"{error.filename}: "
+        _print_error(f"{place}{error.strerror}")
         return 1
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import ebapose.training.checkpoint as checkpoint
 from ebapose.errors import EbaposeError, ModelFileError, UsageError
-from ebapose.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from ebapose.training.checkpoint import Progress, load_checkpoint, remove_leftovers, save_checkpoint
 
 RECIPE = {"optim": {"lr": 0.1}, "run": {"workers": 2}}
 
@@ -80,6 +80,24 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path, monkeypatch):
         save(path, seed=1)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+def test_only_leftovers_of_a_killed_write_are_removed(tmp_path, monkeypatch):
+    path = tmp_path / "c.safetensors"
+    save(path)
+    foreign = [".tmpAbC123", ".c.0123456789ab.json", ".c.txt.safetensors", "c.0123456789ab.safetensors"]
+    for name in foreign:
+        (tmp_path / name).touch()
+    remove_leftovers(path)
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, *foreign}
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # as if killed: nothing is cleaned up
+    monkeypatch.setattr(checkpoint, "save_file", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save(path)
+    monkeypatch.undo()
+    assert len(list(tmp_path.iterdir())) == 6
+    remove_leftovers(path)
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, *foreign[1:]}  # without safetensors' own
 
 
 FULL = """

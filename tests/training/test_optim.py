@@ -10,6 +10,7 @@ from ebapose.training.config import OptimConfig
 from ebapose.training.optim import (
     Ema,
     build_optimizers,
+    check_schedule,
     freeze,
     lr_factor,
     orthogonalize,
@@ -41,6 +42,14 @@ def test_schedules():
     assert cosine[55] == pytest.approx(0.55)
     assert cosine[100] == pytest.approx(0.1)
     assert cosine[10:] == sorted(cosine[10:], reverse=True)
+
+
+def test_a_run_too_short_for_its_schedule_is_refused():
+    check_schedule(config(schedule="step", milestones=[1, 2.5], warmup_steps=30), 30, 10)
+    with pytest.raises(UsageError, match=r"optim\.warmup_steps: 31 are more than the 30 steps"):
+        check_schedule(config(warmup_steps=31), 30, 10)
+    with pytest.raises(UsageError, match=r"optim\.milestones: 3 is not within the 3 epochs"):
+        check_schedule(config(schedule="step", milestones=[1, 3]), 30, 10)
 
 
 def test_parameter_groups():

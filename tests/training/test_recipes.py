@@ -23,7 +23,8 @@ def shrunk(path: Path, people: Path, steps: int = 2) -> list[str]:
 
     Networks that start from weights keep their channels.
     """
-    model = load_train_config(path).model
+    config = load_train_config(path)
+    model = config.model
     architecture, _ = parse_name(model.name)
     narrow = {"width": 8, "deconv_channels": 8, "reduction": 4} if model.weights is None else {}
     changes: dict[str, Any] = {
@@ -37,6 +38,8 @@ def shrunk(path: Path, people: Path, steps: int = 2) -> list[str]:
         "run.samples": 4 * steps,
         "run.workers": 0,
         "run.compile": "none",
+        "optim.warmup_steps": min(1, config.optim.warmup_steps),
+        "optim.milestones": [1 / 6] if config.optim.milestones else [],  # after the first of 6 steps per epoch
     }
     return [f"--{key}={value}" for key, value in changes.items()]
 
@@ -82,6 +85,14 @@ def test_a_given_length_takes_the_place_of_the_recipes() -> None:
         ("--optim.milestones=[3]", "optim: milestones belong to schedule 'step'"),
         ("--model.new_head=true", "model: new_head needs weights"),
         ("--run.accumulation=3", "run: batch_size 32 does not split into 3 equal parts"),
+        ("--optim.betas=[1.5, 0.9]", r"optim\.betas\.0: Input should be less than 1"),
+        ("--optim.lr_factors={layer1: -1}", r"optim\.lr_factors\.layer1: Input should be greater than or equal to 0"),
+        ("--optim={lr: 1, schedule: step, milestones: [-3]}", r"optim\.milestones\.0: Input should be greater than 0"),
+        ("--optim.momentum=0.5", "optim: momentum belongs to name 'muon', not 'adamw'"),
+        ("--optim.gamma=0.5", "optim: gamma belongs to schedule 'step', not 'cosine'"),
+        ("--optim={lr: 1, final_lr_factor: 0.1}", "optim: final_lr_factor belongs to schedule 'cosine', not 'constant'"),
+        ("--run={samples: 4, batch_size: 8}", r"run: samples: 4 are less than one batch \(batch_size 8\)"),
+        ("--model.options={num_keypoints: 3}", "model: options: 'num_keypoints' is none of them"),
         ("--run.metric=loss", "run.metric: Input should be 'pck', 'ap' or 'oks'"),
         ("--name=a/b", "name: must not contain path separators"),
     ],
@@ -102,6 +113,7 @@ def test_contradictory_keys_get_one_line_that_names_them(override: str, message:
         (["nowhere.yaml", "--out", "x"], "nowhere.yaml: No such file"),
         (["--data.root", "x", "nowhere.yaml", "--out", "x"], "nowhere.yaml: No such file"),
         ([str(FOLDER / "smoke.yaml"), "--out", "x", "--optim.lr"], "--optim.lr: a value is missing"),
+        ([str(FOLDER / "smoke.yaml"), "--run.compile", "--out", "x"], "--run.compile: a value is missing"),
         ([str(FOLDER / "smoke.yaml"), "--out", "x", "--optim.lr", "-1"], "optim.lr: Input should be greater than 0"),
     ],
 )
@@ -112,3 +124,15 @@ def test_the_command_refuses_in_one_line(arguments: list[str], message: str, cap
     assert main(["train", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_source_can_be_one_path_or_one_mapping(tmp_path: Path) -> None:
+    config = load_train_config(FOLDER / "smoke.yaml", ["--data.train", "mine.json", "--data.val=other.json"])
+    assert [source.annotations for source in config.data.train] == [Path("mine.json")]
+    assert config.data.val is not None
+    assert config.data.val.annotations == Path("other.json")
+    (source,) = load_train_config(FOLDER / "smoke.yaml", ["--data.train={annotations: a.json, repeat: 2}"]).data.train
+    assert (source.annotations, source.repeat) == (Path("a.json"), 2)
+    # checkpoints made before the key existed know nothing of it
+    assert "skeleton" not in source.model_dump()
+    assert source.model_copy(update={"skeleton": "lsp14"}).model_dump()["skeleton"] == "lsp14"

@@ -18,7 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ebapose.card import InputSpec, ModelCard
+from pydantic import ValidationError
+
+from ebapose.card import CodecSpec, InputSpec, ModelCard
+from ebapose.config import explain
 from ebapose.errors import MissingDependencyError, UsageError
 from ebapose.skeleton import COCO17, Skeleton
 
@@ -131,11 +134,17 @@ def create_model(name: str, num_keypoints: int = COCO17.num_keypoints, **options
         raise UsageError(f"model {name!r}: num_keypoints must be at least 1, not {num_keypoints}")
     try:
         model = _registered[architecture](input_hw, num_keypoints, **options)
-    except TypeError as error:
-        unknown = re.search(r"unexpected keyword argument '(\w+)'(.*)", str(error))
-        if unknown is None or unknown[1] not in options:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # pydantic's errors are ValueErrors
+        if not options:
             raise
-        raise UsageError(f"model {name!r} has no option {unknown[1]!r}") from None
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is not None and unknown[1] in options:
+            raise UsageError(f"model {name!r} has no option {unknown[1]!r}") from None
+        given = ", ".join(f"{key}={value!r:.40}" for key, value in options.items())
+        cause = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, ValidationError):
+            cause = explain(error, CodecSpec, "codec")
+        raise UsageError(f"model {name!r} cannot be made with {given} ({cause})") from error
     model.architecture = architecture
     model.options = dict(options)
     return model

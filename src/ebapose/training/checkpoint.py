@@ -46,7 +46,9 @@ class Progress:
         best_step: steps done when it was reached.
         bad_validations: validations since then.
         elapsed_s: training time so far, over all resumed parts.
-        broken: pictures that could not be read.
+        broken: pictures that the main process could not read.
+        validation: metrics of the last validation, 0..1, by name.
+        persons: of each annotation file, those of the training first; empty in older checkpoints.
     """
 
     step: int = 0
@@ -55,6 +57,8 @@ class Progress:
     bad_validations: int = 0
     elapsed_s: float = 0.0
     broken: list[str] = field(default_factory=list)
+    validation: dict[str, float] = field(default_factory=dict)
+    persons: list[int] = field(default_factory=list)
 
 
 def save_checkpoint(
@@ -128,6 +132,18 @@ def load_checkpoint(
     except (KeyError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(f"{path}: the checkpoint does not fit the model ({reason:.300})") from None
+
+
+def remove_leftovers(*paths: Path) -> None:
+    """Remove what a process that was killed while it wrote one of these files left beside them.
+
+    That is the temporary file of `atomic_write`, and beside it one of safetensors' own.
+    """
+    for path in paths:
+        for left in path.parent.glob(f".{path.stem}.{'[0-9a-f]' * 12}{path.suffix}"):
+            for partial in path.parent.glob(f".tmp{'[0-9A-Za-z]' * 6}"):
+                partial.unlink(missing_ok=True)
+            left.unlink(missing_ok=True)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

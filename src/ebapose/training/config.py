@@ -9,13 +9,13 @@ in the section's docstring.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from ebapose.config import Config, load_yaml, parse_config
 from ebapose.data.transforms import AugmentConfig
@@ -23,17 +23,33 @@ from ebapose.errors import UsageError
 
 
 class SourceConfig(Config):
-    """One annotation file.
+    """One annotation file; a path alone means `annotations`.
 
     Attributes:
         annotations: COCO keypoint JSON, relative to `data.root`.
         images: folder that its file names start from; default: found beside the annotations.
         repeat: how often each person is seen in an epoch, to balance sources of different size.
+        skeleton: where the file does not say enough: a known name, a file relative to `data.root`, or the skeleton
+            itself (name, keypoint_names, edges, flip_pairs, sigmas).
     """
 
     annotations: Path
     images: Path | None = None
     repeat: int = Field(default=1, ge=1)
+    skeleton: str | dict[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"annotations": value} if isinstance(value, str | Path) else value
+
+    @model_serializer(mode="wrap")
+    def _without_skeleton(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a skeleton that is not given: checkpoints made before there was the key can be resumed."""
+        data: dict[str, Any] = dump(self)
+        if self.skeleton is None:
+            data.pop("skeleton", None)
+        return data
 
 
 class DataConfig(Config):
@@ -43,13 +59,19 @@ class DataConfig(Config):
         root: where relative paths start.
         train: one or more annotation files with the same skeleton.
         val: annotation file for validation (ground-truth boxes), or nothing.
-        max_broken: so many unreadable pictures are reported by name and skipped; one more stops the run.
+        max_broken: so many unreadable pictures are reported by name and skipped; one more stops the run. Each process
+            counts those that it meets.
     """
 
     root: Path = Path()
     train: tuple[SourceConfig, ...] = Field(min_length=1)
     val: SourceConfig | None = None
     max_broken: int = Field(default=20, ge=0)
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _one_source(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | Path | Mapping | SourceConfig) else value
 
 
 class ModelConfig(Config):
@@ -76,6 +98,9 @@ class ModelConfig(Config):
     def _consistent(self) -> ModelConfig:
         if self.new_head and self.weights is None:
             raise ValueError("new_head needs weights to start from")
+        for key in ("name", "input_hw", "num_keypoints"):
+            if key in self.options:
+                raise ValueError(f"options: {key!r} is none of them, it follows from the model's name and the data")
         return self
 
 
@@ -84,7 +109,7 @@ class LossConfig(Config):
 
     Attributes:
         targets: of SimCC models: "gaussian" or "one_hot"; default: the model's own.
-        reduction: of the SimCC loss, see `training.loss.simcc_loss`.
+        reduction: of the SimCC loss, see `training.loss.simcc_loss`; other models have none.
         label_smoothing: for one-hot SimCC targets.
         map_weight: of the auxiliary loss on maps: cross entropy on a SimCC model's maps, heatmap MSE of TFPose.
     """
@@ -101,6 +126,9 @@ class LossConfig(Config):
         return self
 
 
+_BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimConfig(Config):
     """How it is minimised.
 
@@ -112,8 +140,8 @@ class OptimConfig(Config):
         momentum: of Muon.
         lr_factors: parameter name prefix to factor on lr, e.g. {layer1: 0.1}; the longest matching prefix counts.
         schedule: "constant", "step" (times gamma after each of `milestones`) or "cosine" (down to final_lr_factor).
-        milestones: epochs.
-        warmup_steps: linear from 0 to lr over so many steps.
+        milestones: epochs, all within the run.
+        warmup_steps: linear from 0 to lr over so many steps, at most those of the run.
         clip_norm: largest gradient norm; nothing: not clipped.
         ema_decay: of the averaged weights, which are the ones validated and written; 0: no averaging.
     """
@@ -121,12 +149,12 @@ class OptimConfig(Config):
     name: Literal["adamw", "adam", "muon"] = "adamw"
     lr: float = Field(gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_BelowOne, _BelowOne] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     momentum: float = Field(default=0.95, ge=0, lt=1)
-    lr_factors: dict[str, float] = Field(default_factory=dict)
+    lr_factors: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     schedule: Literal["constant", "step", "cosine"] = "constant"
-    milestones: tuple[float, ...] = ()
+    milestones: tuple[Annotated[float, Field(gt=0)], ...] = ()
     gamma: float = Field(default=0.1, gt=0, le=1)
     warmup_steps: int = Field(default=0, ge=0)
     final_lr_factor: float = Field(default=0.01, ge=0, le=1)
@@ -137,6 +165,14 @@ class OptimConfig(Config):
     def _consistent(self) -> OptimConfig:
         if (self.schedule == "step") != bool(self.milestones):
             raise ValueError("milestones belong to schedule 'step': give both or neither")
+        # a recipe written by a run names every key: only another value than the default contradicts
+        for key, part, needed in (
+            ("momentum", "name", "muon"),
+            ("gamma", "schedule", "step"),
+            ("final_lr_factor", "schedule", "cosine"),
+        ):
+            if getattr(self, part) != needed and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} belongs to {part} {needed!r}, not {getattr(self, part)!r}")
         return self
 
 
@@ -189,6 +225,8 @@ class RunConfig(Config):
                 f"batch_size {self.batch_size} does not split into {self.accumulation} equal parts (accumulation) of "
                 "2 or more"
             )
+        if self.samples is not None and self.samples < self.batch_size:
+            raise ValueError(f"samples: {self.samples} are less than one batch (batch_size {self.batch_size})")
         return self
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from torch.utils.data import DataLoader, Dataset
 from ebapose.card import InputSpec
 from ebapose.codecs import Coordinate, Heatmap, SimCC
 from ebapose.data.coco import CocoKeypoints, load_coco
+from ebapose.data.coco_file import SkeletonLike
 from ebapose.data.dataset import CropDataset, Sample
 from ebapose.data.transforms import AugmentConfig
 from ebapose.errors import InputError, UsageError
-from ebapose.skeleton import Skeleton
+from ebapose.skeleton import SKELETONS, Skeleton
 from ebapose.training.config import DataConfig, RunConfig, SourceConfig
 
 TargetCodec = SimCC | Heatmap | Coordinate
@@ -38,7 +40,8 @@ class Batch:
         images: (B, 3, H, W) uint8 RGB in channels-last memory.
         targets: what the loss compares the outputs with; empty in validation.
         weights: (B, K) float32, 0 for keypoints that do not count.
-        samples: the B crops' keypoints, visibility, matrices and indices.
+        samples: the B crops' keypoints, visibility, matrices and indices; fewer than asked for, or none, where so
+            many pictures are broken that the run must stop.
         broken: messages about pictures that could not be used.
     """
 
@@ -64,7 +67,8 @@ def load_records(data: DataConfig) -> tuple[list[CocoKeypoints], CocoKeypoints |
 
     def read(source: SourceConfig) -> CocoKeypoints:
         images = None if source.images is None else data.root / source.images
-        records = load_coco(data.root / source.annotations, images).persons()
+        skeleton = _given_skeleton(source.skeleton, data.root)
+        records = load_coco(data.root / source.annotations, images, skeleton).persons()
         if len(records) == 0:
             raise InputError(f"{data.root / source.annotations}: no person with a labelled keypoint")
         return records
@@ -74,6 +78,13 @@ def load_records(data: DataConfig) -> tuple[list[CocoKeypoints], CocoKeypoints |
     for other in [*train[1:], *([] if val is None else [val])]:
         refuse_other_skeleton(other.skeleton, str(other.source), train[0].skeleton, str(train[0].source))
     return train, val
+
+
+def _given_skeleton(given: str | dict[str, Any] | None, root: Path) -> SkeletonLike | None:
+    """What a recipe says in place of an annotation file's category, for `load_coco`."""
+    if isinstance(given, dict):
+        return Skeleton.from_dict(given)
+    return given if given is None or given in SKELETONS else root / given
 
 
 def refuse_other_skeleton(found: Skeleton, found_in: str, wanted: Skeleton, wanted_by: str) -> None:
@@ -89,10 +100,12 @@ def refuse_other_skeleton(found: Skeleton, found_in: str, wanted: Skeleton, want
         )
 
 
-class TrainSamples(Dataset[Sample | list[str]]):
+class TrainSamples(Dataset[tuple[Sample | None, list[str]]]):
     """All training persons, of all sources, as augmented crops; keys are (epoch, index).
 
-    An unusable picture is replaced by the next person, so that batches stay full; its message travels along.
+    An unusable picture is replaced by the next person, so that batches stay full; its message travels along. After
+    more than `max_broken` pictures in a row, or all there are, the sample is None: the run, not a loader's process,
+    has to say so.
     """
 
     def __init__(
@@ -102,6 +115,7 @@ class TrainSamples(Dataset[Sample | list[str]]):
         spec: InputSpec,
         augment: AugmentConfig,
         seed: int,
+        max_broken: int,
     ) -> None:
         self.datasets = [
             CropDataset(
@@ -117,20 +131,23 @@ class TrainSamples(Dataset[Sample | list[str]]):
             ]
         ).astype(np.int32)
         self.repeats = tuple(repeats)
+        self.max_broken = max_broken
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: Key) -> tuple[Sample, list[str]]:  # type: ignore[override]
+    def __getitem__(self, key: Key) -> tuple[Sample | None, list[str]]:
         epoch, index = key
-        broken: list[str] = []
-        for attempt in range(100):
+        broken: dict[str, None] = {}  # in their order; several persons may stand in one picture
+        for attempt in range(len(self)):
             source, repetition, person = (int(n) for n in self.rows[(index + attempt) % len(self)])
             sample = self.datasets[source].try_sample((epoch * self.repeats[source] + repetition, person))
             if not isinstance(sample, InputError):
-                return sample, broken
-            broken.append(str(sample))
-        raise InputError(f"{broken[0]} (and the {len(broken) - 1} persons after it)")
+                return sample, list(broken)
+            broken[str(sample)] = None
+            if len(broken) > self.max_broken:
+                break
+        return None, list(broken)
 
 
 class ValidationSamples(Dataset[tuple[Sample | None, list[str]]]):
@@ -209,9 +226,11 @@ class TrainCollate:
     def __init__(self, codec: TargetCodec) -> None:
         self.codec = codec
 
-    def __call__(self, items: list[tuple[Sample, list[str]]]) -> Batch:
+    def __call__(self, items: list[tuple[Sample | None, list[str]]]) -> Batch:
         """Samples with their messages to one batch."""
-        samples = [sample for sample, _ in items]
+        samples = [sample for sample, _ in items if sample is not None]
+        if not samples:
+            return collate_validation(items)
         keypoints = np.stack([s["keypoints"] for s in samples])
         visible = np.stack([s["visibility"] for s in samples]) > 0
         targets, inside = encode_targets(self.codec, keypoints, visible)

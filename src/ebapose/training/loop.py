@@ -11,7 +11,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,17 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from ebapose.atomic import atomic_write, write_text
-from ebapose.card import ModelCard
+from ebapose.atomic import write_text
+from ebapose.card import ModelCard, card_path
 from ebapose.codecs import build_codec
-from ebapose.config import dump_yaml
-from ebapose.errors import EbaposeError, InputError, UsageError
+from ebapose.config import dump_yaml, parse_config
+from ebapose.data.coco import CocoKeypoints
+from ebapose.errors import InputError, UsageError
 from ebapose.models.weights import save_weights
-from ebapose.training.checkpoint import CHECKPOINT_NAME, Progress, load_checkpoint, save_checkpoint
+from ebapose.training.checkpoint import CHECKPOINT_NAME, Progress, load_checkpoint, remove_leftovers, save_checkpoint
 from ebapose.training.config import TrainConfig
 from ebapose.training.loader import (
     Batch,
@@ -42,11 +43,13 @@ from ebapose.training.loader import (
 )
 from ebapose.training.loss import compute_loss
 from ebapose.training.monitor import Monitor, draw_samples
-from ebapose.training.optim import Ema, build_optimizers, freeze, lr_factor, set_lr, training_mode
+from ebapose.training.optim import Ema, build_optimizers, check_schedule, freeze, lr_factor, set_lr, training_mode
 from ebapose.training.start import build_model, compile_model
+from ebapose.training.trouble import not_finite, note_broken, writing
 from ebapose.training.validation import as_metrics, check_metric, measure, normalize, predict
 
 WEIGHTS_NAME = "weights.safetensors"
+_FILES = (CHECKPOINT_NAME, WEIGHTS_NAME, "recipe.yaml", "result.json", "log.csv")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class TrainResult:
         best: value of `run.metric` (0..1) of the best validation, None without validation.
         best_step: steps done when it was reached.
         validation: metrics of the last validation, 0..1, by name.
-        broken: messages about pictures that could not be used.
+        broken: messages about pictures that could not be used, of all processes.
     """
 
     weights: Path | None
@@ -85,11 +88,11 @@ class TrainResult:
         return "\n".join(lines)
 
 
-def train(config: TrainConfig, out: str | Path, resume: bool = False) -> TrainResult:
+def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool = False) -> TrainResult:
     """Train a recipe.
 
     Args:
-        config: the recipe.
+        config: the recipe, or the same as plain data.
         out: the run's folder.
         resume: go on from the folder's checkpoint, in the middle of an epoch if need be. On a CPU the result is to
             the bit that of an uninterrupted run. Without a checkpoint the run starts from the beginning.
@@ -101,11 +104,17 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> TrainRe
         EbaposeError: the loss is not finite (the batch is saved in the run's folder), too many pictures are broken, or
             the disk is full; the last checkpoint remains.
     """
+    if not isinstance(config, TrainConfig):
+        config = parse_config(TrainConfig, config, "recipe")
     out, run = Path(out), config.run
-    checkpoint_path = out / CHECKPOINT_NAME
-    resume = resume and checkpoint_path.exists()
-    if checkpoint_path.exists() and not resume:
+    checkpoint_path, weights_path = out / CHECKPOINT_NAME, out / WEIGHTS_NAME
+    accelerator = _accelerator(config)
+    device, world = accelerator.device, accelerator.num_processes
+    begun = _is_there(checkpoint_path)
+    if begun and not resume:
         raise UsageError(f"{out}: already holds a run: resume it, or choose another folder")
+    if not begun and _is_there(weights_path):
+        raise UsageError(f"{out}: holds weights, but no checkpoint to go on from: choose another folder")
 
     # What is learned from.
     sources, val_records = load_records(config.data)
@@ -114,8 +123,6 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> TrainRe
         check_metric(run.metric, skeleton)
 
     # What is trained.
-    accelerator = _accelerator(config)
-    device, world = accelerator.device, accelerator.num_processes
     torch.manual_seed(run.seed)
     model, card, notes = build_model(config, skeleton)
     spec, codec = card.input, build_codec(card.codec, card.input, skeleton)
@@ -129,31 +136,40 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> TrainRe
     optimizers = build_optimizers(model, config.optim)
 
     # How long.
-    samples = TrainSamples(sources, [s.repeat for s in config.data.train], spec, config.augment, run.seed)
+    repeats = [s.repeat for s in config.data.train]
+    samples = TrainSamples(sources, repeats, spec, config.augment, run.seed, config.data.max_broken)
     plan = Plan(len(samples), run.batch_size, run.accumulation, accelerator.process_index, world, run.seed)
     if run.samples is not None:
         num_steps = max(1, run.samples // run.batch_size)
     else:
         num_steps = max(1, round((run.epochs or 0) * plan.steps_per_epoch))
     validate_steps = max(1, round(run.validate_every * plan.steps_per_epoch))
+    check_schedule(config.optim, num_steps, plan.steps_per_epoch)
 
     # Where it stands.
-    progress, recipe = Progress(), config.model_dump(mode="json")
+    data = sources if val_records is None else [*sources, val_records]
+    progress, recipe = Progress(persons=[len(records) for records in data]), config.model_dump(mode="json")
     scaler_state = None
-    if resume:
+    if begun:
+        persons = progress.persons
         progress, scaler_state = load_checkpoint(checkpoint_path, model, ema.model if ema else None, optimizers, recipe)
+        _refuse_other_data(progress.persons, data, checkpoint_path)
+        progress.persons = persons
+    stopped_early = run.patience is not None and progress.bad_validations >= run.patience
+    end = progress.step if stopped_early else num_steps
     if accelerator.scaler is not None and scaler_state is not None:
         accelerator.scaler.load_state_dict(scaler_state)
     if accelerator.is_main_process:
-        write_text(out / "recipe.yaml", dump_yaml(config))
+        with writing(out):
+            remove_leftovers(*(out / name for name in (*_FILES, card_path(weights_path).name)))
+            write_text(out / "recipe.yaml", dump_yaml(config))
 
     compile_model(model, run.compile)
     network, *steppers = accelerator.prepare(model, *optimizers)
     evaluated = ema.model if ema else model
-    loader = train_loader(samples, plan, progress.step, num_steps, codec, run, device.type == "cuda")
+    loader = train_loader(samples, plan, progress.step, end, codec, run, device.type == "cuda")
     parts = iter(loader)
-    validation: dict[str, float] = {}
-    finished = "complete"
+    finished = "early stop" if stopped_early else "complete"
     monitor = Monitor(out, accelerator.is_main_process, progress.step, num_steps, config.name)
 
     def checkpoint() -> None:
@@ -164,9 +180,10 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> TrainRe
 
     def write_weights() -> None:
         if accelerator.is_main_process:
-            measured = {**card.about, **_about(config, plan, progress, validation)}
+            measured = {**card.about, **_about(config, plan, progress)}
             finished_card = card.model_copy(update={"about": measured})
-            save_weights(out / WEIGHTS_NAME, evaluated.state_dict(), finished_card, dtype="float16")
+            with writing(out):
+                save_weights(weights_path, evaluated.state_dict(), finished_card, dtype="float16")
 
     def validate() -> dict[str, float]:
         assert val_records is not None
@@ -175,20 +192,20 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> TrainRe
         crops = validation_loader(val_samples, batch_size, plan.rank, world, run.workers, device.type == "cuda")
         evaluated.eval()
         poses, scores, broken = predict(evaluated, crops, codec, spec, skeleton, accelerator)
-        _note_broken(broken, progress, config.data.max_broken, monitor)
+        note_broken(broken, progress, config.data.max_broken, monitor.note)
         shared: list[Any] = [measure(poses, scores, val_records) if accelerator.is_main_process else None]
         broadcast_object_list(shared)
         if accelerator.is_main_process:
             monitor.pictures(progress.step, _panel(evaluated, val_samples, codec, spec, device))
         return shared[0]
 
-    for note in notes if not resume else [f"resumed after step {progress.step} of {num_steps}"]:
+    for note in notes if not begun else [f"resumed after step {progress.step} of {num_steps}"]:
         monitor.note(note)
     started = last_checkpoint = interval_started = time.monotonic()
     elapsed_before, interval_samples, loss_sum = progress.elapsed_s, 0, 0.0
     training_mode(model, config.model.frozen, config.model.freeze_batch_norm)
     with monitor, _stop_signals() as stop:
-        for step in range(progress.step, num_steps):
+        for step in range(progress.step, end):
             lr = config.optim.lr * lr_factor(step, num_steps, plan.steps_per_epoch, config.optim)
             set_lr(optimizers, lr)
             _seed(run.seed, step, plan.rank)
@@ -199,7 +216,9 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> TrainRe
             batches = [next(parts) for _ in range(plan.parts)]
             suspect = batches[0]
             for part, batch in enumerate(batches):
-                _note_broken(batch.broken, progress, config.data.max_broken, monitor)
+                note_broken(batch.broken, progress, config.data.max_broken, monitor.note)
+                if not batch.samples:
+                    raise InputError(f"no picture to learn from can be used, the first: {batch.broken[0]}")
                 last = part == plan.parts - 1
                 with contextlib.nullcontext() if last else accelerator.no_sync(network):
                     loss, details = _loss(network, batch, card, config, accelerator)
@@ -209,16 +228,10 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> TrainRe
 
             mean_loss, stopping = _agree(total, bool(stop), accelerator)
             if not np.isfinite(mean_loss):
-                place = _save_batch(out, suspect, step, plan.rank)
-                raise EbaposeError(
-                    f"the loss of step {step} is {mean_loss}: the batch is saved in {place}; {_where(out)}"
-                )
+                raise not_finite("loss", mean_loss, step, suspect, out, plan.rank)
             norm = _clip(model, config.optim.clip_norm, accelerator)
             if not np.isfinite(norm) and accelerator.scaler is None:
-                place = _save_batch(out, suspect, step, plan.rank)
-                raise EbaposeError(
-                    f"the gradient of step {step} is {norm}: the batch is saved in {place}; {_where(out)}"
-                )
+                raise not_finite("gradient", norm, step, suspect, out, plan.rank)
             for stepper in steppers:
                 stepper.step()
                 stepper.zero_grad()
@@ -244,13 +257,13 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> TrainRe
             if due:
                 better = False
                 if val_records is not None:
-                    validation = validate()
+                    progress.validation = validate()
                     training_mode(model, config.model.frozen, config.model.freeze_batch_norm)
-                    better = _judge(validation[run.metric], progress)
-                    row |= {f"val_{name}": value for name, value in validation.items()}
+                    better = _judge(progress.validation[run.metric], progress)
+                    row |= {f"val_{name}": value for name, value in progress.validation.items()}
                     monitor.note(
                         f"epoch {row['epoch']:.2f}, step {progress.step}/{num_steps}: loss {row['loss']:.4g}, "
-                        f"{as_metrics(validation)}, {speed:.0f} samples/s, {monitor.eta(progress.step)} to go"
+                        f"{as_metrics(progress.validation)}, {speed:.0f} samples/s, {monitor.eta(progress.step)} to go"
                     )
                 if better or val_records is None or run.keep == "last":
                     write_weights()
@@ -271,9 +284,8 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> TrainRe
                 break
     accelerator.wait_for_everyone()
     progress.elapsed_s = elapsed_before + time.monotonic() - started
-    weights = out / WEIGHTS_NAME
     result = TrainResult(
-        weights=weights if weights.exists() else None,
+        weights=weights_path if weights_path.exists() else None,
         finished=finished,
         steps=progress.step,
         samples=progress.step * run.batch_size,
@@ -281,12 +293,13 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> TrainRe
         elapsed_s=progress.elapsed_s,
         best=progress.best_value,
         best_step=progress.best_step,
-        validation=validation,
-        broken=tuple(progress.broken),
+        validation=progress.validation,
+        broken=tuple(dict.fromkeys(gather_object(progress.broken))),
     )
     if accelerator.is_main_process and finished != "interrupted":
         text = {**asdict(result), "name": config.name, "metric": run.metric, "weights": WEIGHTS_NAME}
-        write_text(out / "result.json", json.dumps(text, indent=2) + "\n")
+        with writing(out):
+            write_text(out / "result.json", json.dumps(text, indent=2) + "\n")
     return result
 
 
@@ -296,6 +309,27 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         raise UsageError("run.precision: fp16 needs a GPU; choose bf16 or fp32")
     AcceleratorState._reset_state()  # it remembers the precision of an earlier run in this process
     return Accelerator(mixed_precision="no" if config.run.precision == "fp32" else config.run.precision, cpu=not on_gpu)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file exists. Raises UsageError unless all processes say the same: each must read the checkpoint."""
+    found: list[bool] = gather_object([path.exists()])
+    if any(found) and not all(found):
+        raise UsageError(
+            f"{path}: process {found.index(False)} of {len(found)} does not see the file that process "
+            f"{found.index(True)} sees: the run's folder must be on storage that all machines read"
+        )
+    return found[0]
+
+
+def _refuse_other_data(before: Sequence[int], data: Sequence[CocoKeypoints], path: Path) -> None:
+    """Raise UsageError where a file holds another number of persons than the checkpoint was made with."""
+    for records, persons in zip(data, before, strict=False):  # older checkpoints name no numbers
+        if len(records) != persons:
+            raise UsageError(
+                f"{records.source}: {len(records)} persons, but {path} was made with {persons}; "
+                "to learn from other data, start a new run from the weights (model.weights)"
+            )
 
 
 def _seed(seed: int, step: int, rank: int) -> None:
@@ -339,41 +373,7 @@ def _judge(value: float, progress: Progress) -> bool:
     return False
 
 
-def _note_broken(messages: Sequence[str], progress: Progress, limit: int, monitor: Monitor) -> None:
-    """Report pictures that could not be used, each once. Raises InputError when there are too many."""
-    for message in messages:
-        if message not in progress.broken:
-            progress.broken.append(message)
-            monitor.note(f"skipped: {message}")
-    if len(progress.broken) > limit:
-        raise InputError(
-            f"more than {limit} pictures cannot be used (data.max_broken), the last: {progress.broken[-1]}"
-        )
-
-
-def _save_batch(out: Path, batch: Batch, step: int, rank: int) -> Path:
-    """Keep a batch that broke the training, for inspection with numpy."""
-    path = out / f"bad_batch_step{step}_process{rank}.npz"
-    arrays: dict[str, Any] = {f"target_{i}": t.numpy() for i, t in enumerate(batch.targets)}
-    with atomic_write(path) as temporary:
-        np.savez_compressed(
-            temporary,
-            images=batch.images.permute(0, 2, 3, 1).numpy(),
-            weights=batch.weights.numpy(),
-            keypoints=np.stack([s["keypoints"] for s in batch.samples]),
-            indices=np.array([s["index"] for s in batch.samples]),
-            **arrays,
-        )
-    return path
-
-
-def _where(out: Path) -> str:
-    return (
-        f"the last checkpoint in {out} is intact" if (out / CHECKPOINT_NAME).exists() else "no checkpoint was made yet"
-    )
-
-
-def _about(config: TrainConfig, plan: Plan, progress: Progress, validation: dict[str, float]) -> dict[str, Any]:
+def _about(config: TrainConfig, plan: Plan, progress: Progress) -> dict[str, Any]:
     """What the card says about the making of the weights."""
     return {
         "recipe": config.name,
@@ -383,7 +383,7 @@ def _about(config: TrainConfig, plan: Plan, progress: Progress, validation: dict
             "annotations": str(config.data.val.annotations) if config.data.val else None,
             "boxes": "ground truth",
             "flip_test": True,
-            **{name: round(value, 5) for name, value in validation.items()},
+            **{name: round(value, 5) for name, value in progress.validation.items()},
         },
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import time
@@ -20,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ebapose.atomic import write_text
 from ebapose.skeleton import Skeleton
 from ebapose.structures import UInt8Array
+from ebapose.training.trouble import writing
 
 COLUMNS = (
     "step",
@@ -44,10 +46,12 @@ class Monitor:
         first_step: steps done before; rows of later steps (written after the checkpoint that is resumed) are dropped.
         num_steps: steps of the whole run.
         title: shown in front of the progress line.
+
+    Its methods raise EbaposeError where the logs cannot be written.
     """
 
     def __init__(self, out: Path, active: bool, first_step: int, num_steps: int, title: str) -> None:
-        self.active = active
+        self.active, self.out = active, out
         self.csv_path = out / "log.csv"
         self.console = Console(stderr=True, quiet=not active)
         self.num_steps = num_steps
@@ -56,8 +60,9 @@ class Monitor:
         # tensorboard is slow to import and only the main process writes
         from torch.utils.tensorboard import SummaryWriter
 
-        drop_later_rows(self.csv_path, first_step)
-        self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1 if first_step else None)
+        with writing(out):
+            drop_later_rows(self.csv_path, first_step)
+            self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1 if first_step else None)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -83,7 +88,9 @@ class Monitor:
     ) -> None:
         if self.active:
             self.bar.stop()
-            self.writer.close()
+            # what stopped the run matters more than the end of its log
+            with writing(self.out) if value is None else contextlib.suppress(OSError):
+                self.writer.close()
 
     def note(self, text: str) -> None:
         """A line for the person who watches."""
@@ -96,8 +103,11 @@ class Monitor:
 
     def row(self, values: Mapping[str, Any], extra: Mapping[str, float] | None = None) -> None:
         """Add a row to the table and its numbers, with `extra` ones, to the curves; keys as in `COLUMNS`."""
-        if not self.active:
-            return
+        if self.active:
+            with writing(self.out):
+                self._write_row(values, extra or {})
+
+    def _write_row(self, values: Mapping[str, Any], extra: Mapping[str, float]) -> None:
         new = not self.csv_path.exists()
         with self.csv_path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
@@ -105,7 +115,7 @@ class Monitor:
                 writer.writeheader()
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()})
         step = values["step"]
-        for name, value in {**values, **(extra or {})}.items():
+        for name, value in {**values, **extra}.items():
             if name not in ("step", "epoch", "samples") and math.isfinite(value):
                 place = f"validation/{name.removeprefix('val_')}" if name.startswith("val_") else f"training/{name}"
                 self.writer.add_scalar(place, value, step)
@@ -114,7 +124,8 @@ class Monitor:
     def pictures(self, step: int, panel: UInt8Array) -> None:
         """Show a picture (H, W, 3) of validation samples in TensorBoard."""
         if self.active:
-            self.writer.add_image("validation/samples", panel, step, dataformats="HWC")
+            with writing(self.out):
+                self.writer.add_image("validation/samples", panel, step, dataformats="HWC")
 
     def eta(self, step: int) -> str:
         """Remaining time at the mean speed of this session, "1:23:45"."""

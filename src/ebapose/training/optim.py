@@ -36,6 +36,16 @@ def lr_factor(step: int, num_steps: int, steps_per_epoch: int, config: OptimConf
     return 1.0
 
 
+def check_schedule(config: OptimConfig, num_steps: int, steps_per_epoch: int) -> None:
+    """Raise UsageError where a run of `num_steps` is too short for its schedule."""
+    if config.warmup_steps > num_steps:
+        raise UsageError(f"optim.warmup_steps: {config.warmup_steps} are more than the {num_steps} steps of the run")
+    for milestone in config.milestones:
+        if round(milestone * steps_per_epoch) >= num_steps:
+            epochs = num_steps / steps_per_epoch
+            raise UsageError(f"optim.milestones: {milestone:g} is not within the {epochs:g} epochs of the run")
+
+
 def freeze(model: nn.Module, prefixes: Iterable[str], batch_norm: bool) -> None:
     """Exclude parameters from training: by name prefix, and those of batch norms where `batch_norm`.
 

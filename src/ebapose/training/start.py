@@ -35,6 +35,8 @@ def build_model(config: TrainConfig, skeleton: Skeleton) -> tuple[PoseModel, Mod
     )
     if config.loss.targets is not None and codec.type != "simcc":
         raise UsageError(f"loss.targets: {config.model.name} has no SimCC head")
+    if config.loss.reduction != type(config.loss).model_fields["reduction"].default and codec.type != "simcc":
+        raise UsageError(f"loss.reduction: {config.model.name} has no SimCC head")
     if config.loss.map_weight and codec.type == "heatmap":
         raise UsageError(
             f"loss.map_weight: {config.model.name} predicts its maps, there is nothing auxiliary about them"
