@@ -304,6 +304,29 @@ def test_wrong_usage_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_of_the_system_that_fails_is_named_in_one_line(
+    run: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ebapose.models.overview as overview
+
+    def failing(error: Exception) -> Callable[..., Any]:
+        def describe(**_: Any) -> Any:
+            raise error
+
+        return describe
+
+    for error, line in (
+        (NotADirectoryError(20, "Not a directory", "r.yaml/sub"), "ebapose: r.yaml/sub: Not a directory"),
+        (OSError(28, "No space left on device"), "ebapose: No space left on device"),
+    ):
+        monkeypatch.setattr(overview, "describe_models", failing(error))
+        done = run("models")
+        assert (done.code, done.lines) == (1, [line])
+    monkeypatch.setattr(overview, "describe_models", failing(OSError("a mistake of ours")))
+    with pytest.raises(OSError, match="a mistake of ours"):
+        run("models")
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["pedict", "x.jpg"], ["predict", "x.jpg", "--sve", "json"], ["predict", "x.jpg", "--save", "gif"]]
 )

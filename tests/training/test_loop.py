@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -18,7 +19,11 @@ import ebapose.training.loop as loop
 from ebapose.config import parse_config
 from ebapose.errors import EbaposeError, InputError, UsageError
 from ebapose.models.weights import load_model
+from ebapose.skeleton import COCO17
 from ebapose.training import TrainConfig, load_train_config, train
+from ebapose.training.config import DataConfig
+from ebapose.training.loader import Plan, load_records
+from ebapose.training.monitor import Monitor
 
 KILLER = """
 import os, signal, sys
@@ -125,15 +130,85 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(recipe, tmp_path):
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(recipe, tmp_path):
-    train(config_of(recipe, epochs=1), tmp_path)
+    first = train(config_of(recipe, epochs=1), tmp_path)
     with pytest.raises(UsageError, match="already holds a run"):
         train(config_of(recipe, epochs=1), tmp_path)
-    before = (tmp_path / "weights.safetensors").read_bytes()
+    kept = {name: (tmp_path / name).read_bytes() for name in ("weights.safetensors", "checkpoint.safetensors")}
+    (tmp_path / ".checkpoint.0123456789ab.safetensors").touch()  # of a killed process
     again = train(config_of(recipe, epochs=1), tmp_path, resume=True)
-    assert (again.finished, again.steps) == ("complete", 3)
-    assert (tmp_path / "weights.safetensors").read_bytes() == before
+    assert (again.finished, again.steps, again.validation) == ("complete", 3, first.validation)
+    assert json.loads((tmp_path / "result.json").read_text())["validation"] == first.validation
+    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
+    assert not list(tmp_path.glob(".*"))
     with pytest.raises(UsageError, match=r"run\.seed: 7, but .* was made with 0"):
         train(config_of(recipe, epochs=1, seed=7), tmp_path, resume=True)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    for resume in (False, True):
+        with pytest.raises(UsageError, match="holds weights, but no checkpoint"):
+            train(config_of(recipe, epochs=1), tmp_path, resume=resume)
+
+
+def test_other_data_are_noticed(recipe, people, tmp_path):
+    recipe["data"]["train"] = [{"annotations": str(tmp_path / "mine.json"), "images": "train/images"}]
+    data = json.loads((people / "train" / "annotations.json").read_text())
+    (tmp_path / "mine.json").write_text(json.dumps(data))
+    train(config_of(recipe, epochs=1), tmp_path / "run")
+    data["annotations"].pop()
+    (tmp_path / "mine.json").write_text(json.dumps(data))
+    with pytest.raises(UsageError, match=r"mine\.json: 23 persons, but .*checkpoint.* was made with 24"):
+        train(config_of(recipe, epochs=1), tmp_path / "run", resume=True)
+
+
+def test_all_processes_must_see_the_checkpoint(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "gather_object", lambda found: [True, *found])
+    with pytest.raises(UsageError, match=r"process 1 of 2 does not see .* process 0 sees: .* all machines read"):
+        train(config_of(recipe), tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_plain_data_are_a_recipe_too(recipe, tmp_path, monkeypatch):
+    real = loop.gather_object
+    others = ["other.jpg: broken"]  # what another process met
+    monkeypatch.setattr(loop, "gather_object", lambda x: real(x) if x == [False] else [*x, *others, *others])
+    recipe["run"]["epochs"] = 1
+    assert train(recipe, tmp_path).broken == tuple(others)
+    with pytest.raises(UsageError, match=r"recipe: unknown key 'optim\.lrr'"):
+        train({**recipe, "optim": {"lr": 1, "lrr": 1}}, tmp_path)
+
+
+def test_an_annotation_file_without_names_takes_a_given_skeleton(recipe, people, tmp_path):
+    data = json.loads((people / "val" / "annotations.json").read_text())
+    for key in ("keypoints", "skeleton", "flip_pairs", "sigmas"):
+        data["categories"][0].pop(key, None)
+    (tmp_path / "bare.json").write_text(json.dumps(data))
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(COCO17.to_dict()))
+
+    def read(skeleton):
+        source = {"annotations": "bare.json", "images": str(people / "val" / "images"), "skeleton": skeleton}
+        config = parse_config(DataConfig, {"root": str(tmp_path), "train": source}, "data")
+        return load_records(config)[0][0].skeleton
+
+    assert read("coco17") == read("own.yaml") == read(COCO17.to_dict()) == COCO17
+    with pytest.raises(InputError, match="no keypoint names"):
+        read(None)
+    with pytest.raises(InputError, match="sigmas missing"):
+        read({"name": "x", "keypoint_names": [], "edges": [], "flip_pairs": []})
+
+
+def test_a_full_disk_gets_one_line(recipe, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Monitor, "_write_row", full)
+    with pytest.raises(EbaposeError, match=r"one: the run's files cannot be written \(No space left on device\)$"):
+        train(config_of(recipe), tmp_path / "one")
+    monkeypatch.undo()
+    real = loop._loss
+    monkeypatch.setattr(loop, "_loss", lambda *a: (real(*a)[0] * float("nan"), {}))
+    monkeypatch.setattr(np, "savez_compressed", full)
+    message = r"loss of step 0 is nan: the batch cannot be saved in .*two \(No space .*\); lower optim\.lr in a new run"
+    with pytest.raises(EbaposeError, match=message):
+        train(config_of(recipe), tmp_path / "two")
 
 
 def test_a_loss_that_is_not_finite_stops_and_saves_the_batch(recipe, tmp_path, monkeypatch):
@@ -145,7 +220,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_the_batch(recipe, tmp_path, m
         return (loss * float("nan") if len(calls) == 3 else loss), details
 
     monkeypatch.setattr(loop, "_loss", poisoned)
-    with pytest.raises(EbaposeError, match=r"loss of step 2 is nan: the batch is saved in .*; the last .* intact"):
+    with pytest.raises(EbaposeError, match=r"loss of step 2 is nan: .* saved in .*; the last .* intact, but .* same"):
         train(config_of(recipe, checkpoint_every_s=0), tmp_path)
     batch = np.load(tmp_path / "bad_batch_step2_process0.npz")
     assert batch["images"].shape == (8, 64, 64, 3)
@@ -171,6 +246,12 @@ def test_broken_pictures_are_named_and_skipped_up_to_the_limit(recipe, tmp_path,
     recipe["data"]["max_broken"] = 0
     with pytest.raises(InputError, match=r"more than 0 pictures .* the last: .*000005\.jpg"):
         train(config_of(recipe, epochs=1), tmp_path / "other")
+    for number in range(24):
+        (tmp_path / "train" / "images" / f"{number:06d}.jpg").write_bytes(b"")
+    for limit, message in ((3, "more than 3 pictures .* the last: "), (30, "no picture to learn from .* the first: ")):
+        recipe["data"]["max_broken"] = limit
+        with pytest.raises(InputError, match=message + r".*\.jpg: the file is empty"):
+            train(config_of(recipe, epochs=1, workers=1), tmp_path / f"run{limit}")
 
 
 def test_skeletons_must_agree(recipe, people, tmp_path):
@@ -206,6 +287,10 @@ def test_early_stopping_and_frozen_parts(recipe, tmp_path):
     result = train(config_of(recipe, epochs=50, validate_every=1, patience=2), tmp_path / "run")
     assert result.finished == "early stop"
     assert result.steps < 150
+    checkpoint = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
+    again = train(config_of(recipe, epochs=50, validate_every=1, patience=2), tmp_path / "run", resume=True)
+    assert (again.finished, again.steps, again.validation) == ("early stop", result.steps, result.validation)
+    assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == checkpoint
     before, after = load_file(start.weights), load_file(result.weights)
     for name, value in before.items():
         if name.startswith(("conv1", "layer", "bn1")) or "running" in name:
@@ -244,6 +329,21 @@ def test_impossible_requests_are_refused_before_anything_is_written(recipe, tmp_
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="fp16 needs a GPU"):
             train(config_of(recipe, precision="fp16"), tmp_path / "run")
+    with pytest.raises(UsageError, match=r"optim\.warmup_steps: 10 are more than the 3 steps"):
+        train(config_of({**recipe, "optim": {"lr": 1, "warmup_steps": 10}}, epochs=1), tmp_path / "run")
+    for options, cause in (
+        ({"width": "abc"}, r"cannot be made with width='abc' \(.+\)"),
+        ({"width": -3}, r"with width=-3 \(.*negative dimension -3.*\)"),
+        ({"sigma": -1}, r"with sigma=-1 \(codec: sigma\.0: Input should be greater than 0\)"),
+    ):
+        with pytest.raises(UsageError, match=f"model 'test_eba_prnetcc_64x64' .*{cause}$") as refused:
+            train({**recipe, "model": {"name": "test_eba_prnetcc_64x64", "options": options}}, tmp_path / "run")
+        assert "\n" not in str(refused.value)
+    heatmaps = {**recipe, "model": {"name": "test_simple_baseline_64x64"}, "loss": {"reduction": "reference"}}
+    with pytest.raises(UsageError, match=r"loss\.reduction: test_simple_baseline_64x64 has no SimCC head"):
+        train(heatmaps, tmp_path / "run")
+    with pytest.raises(UsageError, match=r"8 does not split into 4 processes x 2 parts .* 2 or more"):
+        Plan(num_samples=24, batch_size=8, parts=2, rank=0, world=4, seed=0)  # norms need two samples
     recipe["model"]["frozen"] = ["layer9"]
     with pytest.raises(UsageError, match="no parameter starts with 'layer9'"):
         train(config_of(recipe), tmp_path / "run")

@@ -37,7 +37,19 @@ def arguments(people: Path, tmp_path: Path, study: Any) -> list[str]:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     found = ["--root", str(people), "--out", str(tmp_path / "out"), "--recipe", str(tmp_path / "recipe.yaml")]
     found += ["--evaluate", "val/annotations.json", "--variants", "mlp_attention", "lite"]
-    return [*found, "--run.samples", "8", "--run.batch_size", "4", "--run.workers", "0", "--run.metric", "oks", "--optim.warmup_steps", "1"]
+    return [
+        *found,
+        "--run.samples",
+        "8",
+        "--run.batch_size",
+        "4",
+        "--run.workers",
+        "0",
+        "--run.metric",
+        "oks",
+        "--optim.warmup_steps",
+        "1",
+    ]
 
 
 def test_it_trains_evaluates_resumes_and_tabulates(
