@@ -9,6 +9,7 @@ Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import errno
+import inspect
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -147,6 +148,7 @@ def evaluate(
     images: Path | None = None,
     boxes: str | None = None,
     predictions: Path | None = None,
+    skeleton: str | None = None,
     flip_test: bool = True,
     runtime: RuntimeName = "auto",
     detector_score: float = 0.0,
@@ -163,6 +165,7 @@ def evaluate(
         images: Folder of the pictures; found beside the annotations if it has a usual name.
         boxes: gt for the annotated boxes (default for a model), or a COCO detections file.
         predictions: COCO results of any tool to judge instead of running a model.
+        skeleton: Name (coco17, lsp14, mpii16, crowdpose14) or file of the skeleton; default: that of the annotations.
         flip_test: Average with the mirror image.
         runtime: What runs the network; auto takes OpenVINO.
         detector_score: With a detections file: boxes below this score are left out.
@@ -172,7 +175,19 @@ def evaluate(
     """
     from ebapose.evaluation.run import evaluate as run_evaluation
 
+    running: dict[str, Any] = {
+        "flip_test": flip_test,
+        "runtime": runtime,
+        "detector_score": detector_score,
+        "batch_size": batch_size,
+        "threads": threads,
+    }
+    if predictions is not None:  # only what was asked for is refused there, not the defaults
+        defaults = inspect.signature(evaluate).parameters
+        running = {name: value for name, value in running.items() if value != defaults[name].default}
     with _Progress("evaluating", "pictures", quiet=predictions is not None) as progress:
+        if predictions is None:
+            running |= {"on_start": progress.start, "on_image": progress.advance}
         report = run_evaluation(
             model,
             annotations,
@@ -180,18 +195,13 @@ def evaluate(
             predictions=predictions,
             images_dir=images,
             boxes=boxes,
+            skeleton=skeleton,
             worst=worst,
-            flip_test=flip_test,
-            runtime=runtime,
-            detector_score=detector_score,
-            batch_size=batch_size,
-            threads=threads,
-            on_start=progress.start,
-            on_image=progress.advance,
+            **running,
         )
     print(report.summary())
     print(f"report: {out / 'report.md'}")
-    return 0
+    return 1 if report.metrics["unreadable_pictures"] else 0
 
 
 def train(recipe: tyro.conf.Positional[Path], /, *, out: Path, resume: bool = False) -> int:

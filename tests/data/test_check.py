@@ -14,7 +14,7 @@ from rich.console import Console
 
 from coco_entries import CATEGORY, person, picture
 from ebapose.data.check import KINDS, CheckReport, check_annotations
-from ebapose.errors import InputError
+from ebapose.errors import InputError, UsageError
 from ebapose.skeleton import COCO17
 
 NAMES = COCO17.keypoint_names
@@ -158,7 +158,7 @@ def test_what_is_no_coco_file_gives_one_line(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"a\.json") as caught:
             check_annotations(path)
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="nosuch"):
+    with pytest.raises(UsageError, match="nosuch"):
         check_annotations(tmp_path / "nosuch.json")
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from coco_entries import CATEGORY, person, picture
 from ebapose.data.coco import load_coco
 from ebapose.data.coco_file import category_skeleton, find_images_dir, load_skeleton
-from ebapose.errors import EbaposeError, InputError
+from ebapose.errors import EbaposeError, InputError, UsageError
 from ebapose.skeleton import COCO17
 
 HAND = {
@@ -85,6 +85,9 @@ def test_detections_replace_the_persons(write_coco: Callable[..., Path], tmp_pat
     assert found[0].num_keypoints == 0
     with pytest.raises(InputError, match=r"boxes.json.*0\.95"):
         data.detections(path, threshold=0.95)
+    path.write_text(json.dumps([*boxes, boxes[0] | {"bbox": [1, 2, -3, 4]}]))
+    with pytest.raises(InputError, match=r"boxes.json: detection 4: bbox has a negative width"):
+        data.detections(path)
     for broken in ({}, [1], [{"image_id": 1}], [boxes[0] | {"bbox": [1, 2, 3]}], [boxes[0] | {"score": "high"}]):
         path.write_text(json.dumps(broken))
         with pytest.raises(InputError, match=r"boxes.json"):
@@ -135,7 +138,7 @@ def test_malformed_files_give_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match=r"a\.json") as caught:
         load_coco(path)
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=r"b\.json"):
+    with pytest.raises(UsageError, match=r"b\.json: No such file"):
         load_coco(tmp_path / "b.json")
 
 
@@ -165,6 +168,21 @@ def test_any_odd_value_is_refused_or_read(
         assert np.isfinite(read.keypoints).all()
         assert len(read.persons()) <= 1
     assert "\n" not in message
+
+
+def test_ids_that_stand_twice_are_refused(write_coco: Callable[..., Path]) -> None:
+    with pytest.raises(InputError, match="several annotations have the same id 3"):
+        load_coco(write_coco([person(3), person(3)]))
+    with pytest.raises(InputError, match="several images have the same id 1"):
+        load_coco(write_coco([person(3)], [picture(1), picture(1)]))
+
+
+def test_detected_boxes_are_of_the_annotations_category(write_coco: Callable[..., Path], tmp_path: Path) -> None:
+    data = load_coco(write_coco([person(1, category_id=7)], category=CATEGORY | {"id": 7}))
+    assert data.category_id == 7
+    box = {"image_id": 1, "category_id": 7, "bbox": [0, 0, 10, 10], "score": 0.9}
+    (tmp_path / "boxes.json").write_text(json.dumps([box]))
+    assert len(data.detections(tmp_path / "boxes.json")) == 1
 
 
 def test_custom_skeleton_from_the_category(write_coco: Callable[..., Path]) -> None:

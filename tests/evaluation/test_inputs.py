@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ebapose.errors import InputError
+from ebapose.errors import InputError, UsageError
 from ebapose.evaluation.inputs import NO_ANNOTATION, read_annotations, read_results
 from pose_sets import STANDING, annotation, dataset, result
 
@@ -43,7 +43,12 @@ def test_labelled_keypoints_are_counted_where_the_file_does_not_say():
         ({"bbox": [1, 2, 3]}, "annotation 4: bbox has 3 numbers, expected 4"),
         ({"area": float("nan")}, "annotation 4: area must be finite"),
         ({"image_id": 77}, "annotation 4: image 77 is not listed"),
-        ({"image_id": "1"}, "annotation 4: image_id is not a whole number"),
+        ({"image_id": "1"}, "annotation 4: image_id is '1', expected a whole number"),
+        ({"keypoints": [1, 1, 5] * 17}, "annotation 4: visibility must be 0, 1 or 2"),
+        ({"keypoints": [[1, 1, 2]] * 17 + [[]]}, "annotation 4: keypoints must be"),
+        ({"num_keypoints": "many"}, "annotation 4: num_keypoints is 'many', expected a whole number"),
+        ({"iscrowd": "no"}, "annotation 4: iscrowd must be numbers"),
+        ({"head_size": "large"}, "annotation 4: head_size must be numbers"),
     ],
 )
 def test_wrong_annotations_are_named(changes, message):
@@ -57,8 +62,45 @@ def test_files_that_are_not_annotations(tmp_path):
         path.write_text(text)
         with pytest.raises(InputError, match=r"val\.json"):
             read_annotations(path)
-    with pytest.raises(InputError, match=r"gone\.json: No such file"):
+    with pytest.raises(UsageError, match=r"gone\.json: No such file"):
         read_annotations(tmp_path / "gone.json")
+
+
+def test_ids_that_stand_twice_and_categories_without_a_number_are_refused():
+    twice = [annotation(4, 1, STANDING), annotation(4, 1, STANDING)]
+    with pytest.raises(InputError, match="several annotations have the same id 4"):
+        read_annotations(dataset(twice))
+    with pytest.raises(InputError, match="several images have the same id 7"):
+        read_annotations(dataset(twice[:1], (1, 7, 7)))
+    for wrong in ("person", [1], None):
+        truth = changed()
+        truth["categories"][0]["id"] = wrong
+        with pytest.raises(InputError, match="category 'person': id is"):
+            read_annotations(truth)
+
+
+def test_an_empty_num_keypoints_is_counted():
+    truth = changed()
+    truth["annotations"][0]["num_keypoints"] = None
+    assert read_annotations(truth).num_keypoints.tolist() == [17]
+
+
+def test_head_sizes_and_skeletons_by_name():
+    people = [annotation(1, 1, STANDING, head_size=12.5), annotation(2, 2, STANDING), annotation(3, 2, STANDING)]
+    people[2]["head_size"] = 0
+    truth = read_annotations(dataset(people, (1, 2)), "coco17")
+    np.testing.assert_array_equal(truth.head_sizes, [12.5, np.nan, np.nan])
+    np.testing.assert_array_equal(truth.of_images([2]).head_sizes, [np.nan, np.nan])
+    assert read_annotations(TRUTH).head_sizes is None
+    assert read_annotations(TRUTH).of_images([2]).head_sizes is None
+
+
+def test_results_of_other_categories_alone_are_a_mistake():
+    truth = read_annotations(TRUTH)
+    others = [{**result(1, STANDING), "category_id": number} for number in (9, 3, 9)]
+    with pytest.raises(InputError, match=r"no result of category 1 \(found: 9, 3\)"):
+        read_results(others, truth)
+    assert len(read_results([], truth)) == 0
 
 
 def test_results_with_everything():
@@ -97,6 +139,7 @@ def test_results_survive_a_round_trip():
         (result(1, STANDING, annotation_id=5), "result 1: annotation 5 is not on image 1"),
         (result(1, STANDING, keypoint_sigmas=[1.0]), "result 1: keypoint_sigmas has 1 numbers, expected 34"),
         (result(1, STANDING, keypoint_sigmas=[-1.0] * 34), "result 1: keypoint_sigmas must not be negative"),
+        ({**result(1, STANDING), "keypoints": [[1, 2, 3]] * 17}, "result 1: keypoints must be a plain list of 51"),
         (7, "result 1: expected an object, found int"),
     ],
 )

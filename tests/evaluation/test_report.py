@@ -79,6 +79,8 @@ def test_no_results_at_all_is_a_report_too(tmp_path):
     assert report.metrics["pck"]["torso"]["PCK@0.2"] == 0
     assert report.metrics["mean_oks"] is None
     assert report.metrics["poses"]["persons_not_found"] == 1
+    assert "no poses at all" in report.summary()
+    assert "**No poses at all" in (tmp_path / "report.md").read_text()
 
 
 def test_hard_sets_are_finite_json(tmp_path):
@@ -102,6 +104,21 @@ def test_a_skeleton_without_torso(tmp_path):
     report = evaluate_predictions(truth, [result(1, points)], tmp_path, "gt")
     assert list(report.metrics["pck"]) == ["box"]
     assert report.metrics["pck"]["box"]["PCK@0.1"] == 1
+
+
+def test_the_annotations_head_sizes_come_first(tmp_path):
+    names = ["head_top", "upper_neck", "wrist"]
+    category = {"id": 1, "name": "torso", "keypoints": names, "flip_pairs": [], "sigmas": [0.1] * 3}
+    points = np.array([[10, 0], [10, 20], [90, 20]], float)
+    people = [annotation(1, 1, points), annotation(2, 2, points)]
+    wrong = [result(i, points + np.array([8, 0])) for i in (1, 2)]  # 0.4 of top to neck, 0.8 of the head size
+    for head_size, persons, right, said in ((None, 2, 1, "top to neck"), (10.0, 1, 0, "head_size of the annotations")):
+        if head_size is not None:
+            people[0]["head_size"] = head_size
+        truth = dataset(people, (1, 2)) | {"categories": [category]}
+        head = evaluate_predictions(truth, wrong, tmp_path, "gt", with_plots=False).metrics["pck"]["head"]
+        assert (head["persons"], head["PCK@0.5"]) == (persons, right)
+        assert f"relative to the head: {said}" in (tmp_path / "report.md").read_text()
 
 
 def test_worst_poses_are_drawn_worst_first(tmp_path):

@@ -107,7 +107,7 @@ def test_a_flip_is_the_mirrored_crop(box, size_hw, scale):
 
 def test_boxes_together_are_as_each_alone():
     rng = np.random.default_rng(0)
-    boxes = rng.uniform(0, 100, (5, 4)) + [0, 0, 200, 300]
+    boxes = rng.uniform(0, 100, (5, 4)) + np.array([0, 0, 200, 300])
     every = {
         "rotation_deg": rng.uniform(-180, 180, 5),
         "scale": rng.uniform(0.5, 2, 5),

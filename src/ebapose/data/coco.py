@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from ebapose.data.coco_file import (
     SkeletonLike,
     category_skeleton,
+    check_visibility,
     find_category,
     find_images_dir,
     load_skeleton,
     read_coco_json,
     read_json,
     reason,
+    refuse_twice,
+    whole_number,
 )
 from ebapose.errors import InputError
 from ebapose.skeleton import Skeleton
@@ -83,6 +86,7 @@ class CocoKeypoints:
     Attributes:
         skeleton: names, edges, flip pairs and sigmas of the K keypoints.
         source: the annotation file.
+        category_id: the persons' category in that file.
         images_dir: folder that the file names start from.
         image_ids: (M,) int64.
         image_hw: (M, 2) int32, height and width as annotated.
@@ -99,6 +103,7 @@ class CocoKeypoints:
 
     skeleton: Skeleton
     source: Path
+    category_id: int
     images_dir: Path
     image_ids: NDArray[np.int64]
     image_hw: NDArray[np.int32]
@@ -171,19 +176,20 @@ class CocoKeypoints:
         clipped = np.concatenate([top_left, bottom_right], axis=1).astype(np.float32)
         return replace(self, boxes_xyxy=clipped).select(keep)
 
-    def detections(self, path: str | Path, threshold: float = 0.0, category_id: int = 1) -> CocoKeypoints:
+    def detections(self, path: str | Path, threshold: float = 0.0, category_id: int | None = None) -> CocoKeypoints:
         """The same images with a detector's boxes instead of the annotated persons.
 
         Args:
             path: JSON list of {image_id, category_id, bbox xywh, score} (COCO's result format).
             threshold: boxes with score >= threshold are kept, in file order; they are not clipped.
-            category_id: the category of the detector that means a person.
+            category_id: the category of the detector that means a person; default: that of the annotations.
 
         Boxes on images that the annotation file does not list are left out.
 
         Raises:
-            InputError: the file is not such a list, or no box is on a listed image.
+            UsageError: there is no such file. InputError: it is not such a list, or no box is on a listed image.
         """
+        category_id = self.category_id if category_id is None else category_id
         data = read_json(path)
         if not isinstance(data, list):
             raise InputError(f"{path}: expected a list of detections, found {type(data).__name__}")
@@ -200,6 +206,8 @@ class CocoKeypoints:
                 raise InputError(f"{path}: detection {number}: {reason(error)}") from None
             if len(box) != 4 or not np.isfinite([*box, score]).all():
                 raise InputError(f"{path}: detection {number}: bbox must be four finite numbers, score finite")
+            if box[2] < 0 or box[3] < 0:
+                raise InputError(f"{path}: detection {number}: bbox has a negative width or height")
             if row is not None and score >= threshold:
                 images.append(row)
                 boxes.append(box)
@@ -246,7 +254,8 @@ def load_coco(
         Every annotation of the category, crowds and unlabelled persons included: `persons()` leaves those out.
 
     Raises:
-        InputError: the file is not COCO keypoint JSON (the message names the entry), or the skeleton's flip pairs or
+        UsageError: there is no such file.
+        InputError: it is not COCO keypoint JSON (the message names the entry), or the skeleton's flip pairs or
             sigmas are missing or wrong.
     """
     path = Path(annotations)
@@ -260,8 +269,12 @@ def load_coco(
         )
 
     images = data["images"]
-    ids = np.array([_integer(im, "id", path, "image", i) for i, im in enumerate(images)], np.int64)
-    sizes = [[_integer(im, side, path, "image", i) for side in ("height", "width")] for i, im in enumerate(images)]
+    image_labels = [f"{path}: image {image.get('id', i)}" for i, image in enumerate(images)]
+    ids = np.array([whole_number(im, "id", lb) for im, lb in zip(images, image_labels, strict=True)], np.int64)
+    sizes = [
+        [whole_number(image, side, label) for side in ("height", "width")]
+        for image, label in zip(images, image_labels, strict=True)
+    ]
     hw = np.array(sizes, np.int64).reshape(-1, 2)
     if len(hw) and (hw.min() < 1 or hw.max() > 2**30):
         raise InputError(f"{path}: image {ids[np.argmin(hw.min(axis=1))]}: height and width must be at least 1")
@@ -272,39 +285,44 @@ def load_coco(
             raise InputError(f"{path}: image {image_id}: file_name is missing or not a text")
         file_names.append(name.encode())
     row_of = {int(image_id): row for row, image_id in enumerate(ids)}
-    if len(row_of) != len(ids):
-        raise InputError(f"{path}: several images have the same id")
+    refuse_twice(ids.tolist(), path, "images")
 
     people = [a for a in data["annotations"] if a.get("category_id") == chosen["id"]]
     rows = []
     for number, person in enumerate(people):
-        image_id = _integer(person, "image_id", path, "annotation", number)
+        label = f"{path}: annotation {person.get('id', number)}"
+        image_id = whole_number(person, "image_id", label)
         if image_id not in row_of:
-            raise InputError(f"{path}: annotation {person.get('id', number)}: image {image_id} is not listed")
+            raise InputError(f"{label}: image {image_id} is not listed")
         rows.append(row_of[image_id])
     order = np.argsort(np.array(rows, np.int32), kind="stable")
     people = [people[i] for i in order]
+    annotation_ids = [
+        whole_number(person, "id", f"{path}: annotation {person.get('id', number)}")
+        for number, person in enumerate(people)
+    ]
+    refuse_twice(annotation_ids, path, "annotations")
 
     k = bones.num_keypoints
     triples = _numbers(people, "keypoints", 3 * k, path, default=[0.0] * (3 * k)).reshape(-1, k, 3)
     visibility = triples[..., 2]
-    for wrong in np.flatnonzero((~np.isin(visibility, (0, 1, 2))).any(axis=1)):
-        raise InputError(f"{path}: annotation {people[wrong].get('id', wrong)}: visibility must be 0, 1 or 2")
+    check_visibility(visibility, lambda row: f"{path}: annotation {annotation_ids[row]}")
     labelled = visibility > 0
     # absent weights mean full trust; given ones never count where nothing is labelled
     weights = _numbers(people, "keypoint_weights", k, path, default=[1.0] * k) * labelled
     for wrong in np.flatnonzero((weights < 0).any(axis=1)):
-        raise InputError(f"{path}: annotation {people[wrong].get('id', wrong)}: keypoint_weights must not be negative")
+        raise InputError(f"{path}: annotation {annotation_ids[wrong]}: keypoint_weights must not be negative")
     return CocoKeypoints(
         skeleton=bones,
         source=path,
+        category_id=chosen["id"],
         images_dir=find_images_dir(path, file_names[0].decode() if file_names else "")
         if images_dir is None
         else Path(images_dir),
         image_ids=ids,
         image_hw=hw.astype(np.int32),
         image_indices=np.array(rows, np.int32)[order],
-        annotation_ids=np.array([_integer(p, "id", path, "annotation", i) for i, p in enumerate(people)], np.int64),
+        annotation_ids=np.array(annotation_ids, np.int64),
         boxes_xyxy=_xywh_to_xyxy(_numbers(people, "bbox", 4, path)),
         areas=_numbers(people, "area", None, path).astype(np.float32),
         keypoints=(triples[..., :2] * labelled[..., None]).astype(np.float32),
@@ -319,14 +337,6 @@ def load_coco(
 
 def _xywh_to_xyxy(xywh: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).astype(np.float32)
-
-
-def _integer(entry: Mapping[str, Any], key: str, path: Path, kind: str, number: int) -> int:
-    value = entry.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
-        found = "missing" if value is None else f"{value!r:.40}, expected a whole number"
-        raise InputError(f"{path}: {kind} {entry.get('id', number)}: {key} is {found}")
-    return value
 
 
 def _numbers(

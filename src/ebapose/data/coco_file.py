@@ -7,12 +7,16 @@ into the category of the annotation file, or pass a `Skeleton` or the file that 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ebapose.config import load_yaml
-from ebapose.errors import InputError
+from ebapose.errors import InputError, UsageError
 from ebapose.skeleton import SKELETONS, Skeleton
 
 SkeletonLike = Skeleton | str | Path
@@ -23,9 +27,11 @@ _HOW_TO_GIVE = (
 
 
 def read_json(path: str | Path) -> Any:
-    """Parse a JSON file. Raises InputError, one line, when it is missing, unreadable or not JSON."""
+    """Parse a JSON file. Raises UsageError, one line, when it is missing, InputError when unreadable or not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:  # ValueError: JSONDecodeError, UnicodeDecodeError, too long numbers
@@ -33,20 +39,44 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_coco_json(path: str | Path) -> dict[str, list[dict[str, Any]]]:
-    """Parse a COCO file and make sure of its frame: lists of objects `images`, `annotations`, `categories`.
+    """Parse a COCO file and make sure of its frame, see `check_frame`. Raises UsageError when it is missing."""
+    data: dict[str, list[dict[str, Any]]] = read_json(path)
+    check_frame(data, path)
+    return data
 
-    Raises InputError otherwise.
-    """
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: not a COCO file: expected an object, found {type(data).__name__}")
+
+def check_frame(data: Any, where: str | Path) -> None:
+    """Raise InputError unless `data` has the lists of objects `images`, `annotations`, `categories`."""
+    if not isinstance(data, Mapping):
+        raise InputError(f"{where}: not a COCO file: expected an object, found {type(data).__name__}")
     for key in ("images", "annotations", "categories"):
         if not isinstance(data.get(key), list):
-            raise InputError(f"{path}: not a COCO keypoint file: {key!r} is missing or not a list")
+            raise InputError(f"{where}: not a COCO keypoint file: {key!r} is missing or not a list")
         for number, entry in enumerate(data[key]):
-            if not isinstance(entry, dict):
-                raise InputError(f"{path}: {key}[{number}] is not an object")
-    return data
+            if not isinstance(entry, Mapping):
+                raise InputError(f"{where}: {key}[{number}] is not an object")
+
+
+def whole_number(entry: Mapping[str, Any], key: str, label: str) -> int:
+    """A field that must be a whole number of at most 64 bits; InputError begins with `label`."""
+    value = entry.get(key)
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or abs(int(value)) >= 2**63:
+        found = "missing" if value is None else f"{value!r:.40}, expected a whole number"
+        raise InputError(f"{label}: {key} is {found}")
+    return int(value)
+
+
+def refuse_twice(ids: Iterable[int], where: str | Path, kind: str) -> None:
+    """Raise InputError if an id stands twice; `kind`: what has it, in the plural."""
+    id_, count = next(iter(Counter(ids).most_common(1)), (0, 0))
+    if count > 1:
+        raise InputError(f"{where}: several {kind} have the same id {id_}")
+
+
+def check_visibility(visibility: NDArray[np.float64], labels: Callable[[int], str]) -> None:
+    """Raise InputError if (N, K) values are not all 0, 1 or 2; `labels`: what to call a row."""
+    for wrong in np.flatnonzero((~np.isin(visibility, (0, 1, 2))).any(axis=1)):
+        raise InputError(f"{labels(int(wrong))}: visibility must be 0, 1 or 2")
 
 
 def find_category(data: Mapping[str, Any], path: str | Path, name: str | None = None) -> dict[str, Any]:
@@ -61,8 +91,7 @@ def find_category(data: Mapping[str, Any], path: str | Path, name: str | None = 
     if len(found) > 1:
         raise InputError(f"{path}: several categories ({names}): choose one by its name")
     category: dict[str, Any] = found[0]
-    if "id" not in category:
-        raise InputError(f"{path}: category {category.get('name')!r} has no id")
+    whole_number(category, "id", f"{path}: category {category.get('name')!r}")
     return category
 
 

@@ -15,7 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ebapose.data.coco_file import category_skeleton, find_category, read_coco_json, read_json
+from ebapose.data.coco_file import (
+    SkeletonLike,
+    category_skeleton,
+    check_frame,
+    check_visibility,
+    find_category,
+    load_skeleton,
+    read_json,
+    refuse_twice,
+    whole_number,
+)
 from ebapose.errors import InputError
 from ebapose.skeleton import COCO17, Skeleton
 
@@ -40,6 +50,8 @@ class Annotations:
         areas: (N,) segment areas in px^2.
         iscrowd: (N,) bool.
         num_keypoints: (N,) labelled keypoints, as the file says; counted where it does not.
+        head_sizes: (N,) px, `head_size` of the annotations (what MPII's PCKh is relative to), NaN where one has none;
+            None if no annotation has any.
     """
 
     name: str
@@ -55,6 +67,7 @@ class Annotations:
     areas: FloatArray
     iscrowd: NDArray[np.bool_]
     num_keypoints: NDArray[np.int64]
+    head_sizes: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,7 +86,8 @@ class Annotations:
         """The same set with some of its pictures only."""
         wanted = np.unique(np.asarray(image_ids, np.int64))
         rows = np.isin(self.person_image_ids, wanted)
-        per_person = {f.name: getattr(self, f.name)[rows] for f in fields(self)[5:]}
+        per_person = {f.name: getattr(self, f.name) for f in fields(self)[5:]}
+        per_person = {name: values[rows] for name, values in per_person.items() if values is not None}
         return replace(self, image_ids=self.image_ids[np.isin(self.image_ids, wanted)], **per_person)
 
 
@@ -121,55 +135,70 @@ class Results:
 
 
 def read_annotations(
-    source: str | Path | Mapping[str, Any], skeleton: Skeleton | None = None, category: str | None = None
+    source: str | Path | Mapping[str, Any], skeleton: SkeletonLike | None = None, category: str | None = None
 ) -> Annotations:
     """Read a COCO keypoint annotation file (or the same as a dict).
 
     Args:
         source: file, or its content.
-        skeleton: default: the category's own (see `ebapose.data.coco`).
+        skeleton: as for `ebapose.data.coco.load_coco`; default: the category's own.
         category: name; needed only when several categories have keypoints.
 
     Raises:
+        UsageError: there is no such file.
         InputError: not COCO keypoint annotations; the message names the entry.
     """
     if isinstance(source, Mapping):
         where, data = "annotations", source
-        for key in ("images", "annotations", "categories"):
-            if not isinstance(data.get(key), list):
-                raise InputError(f"{where}: not COCO keypoint annotations: {key!r} is missing or not a list")
     else:
-        where, data = Path(source).name, read_coco_json(source)
+        where, data = Path(source).name, read_json(source)
+    check_frame(data, where)
     chosen = find_category(data, where, category)
-    bones = skeleton or _skeleton_of(chosen, where)
+    bones = _skeleton_of(chosen, where) if skeleton is None else load_skeleton(skeleton)
     k = bones.num_keypoints
 
-    file_names: dict[int, str] = {}
-    for number, image in enumerate(data["images"]):
-        file_names[_id(image, "id", f"{where}: image {number}")] = str(image.get("file_name", ""))
+    images = data["images"]
+    known_ids = [whole_number(image, "id", f"{where}: image {number}") for number, image in enumerate(images)]
+    refuse_twice(known_ids, where, "images")
+    file_names = {i: str(image.get("file_name", "")) for i, image in zip(known_ids, images, strict=True)}
     people = [a for a in data["annotations"] if a.get("category_id") == chosen["id"]]
     labels = [f"{where}: annotation {person.get('id', number)}" for number, person in enumerate(people)]
-    image_ids = [_id(person, "image_id", label) for person, label in zip(people, labels, strict=True)]
+    ids = [whole_number(person, "id", label) for person, label in zip(people, labels, strict=True)]
+    refuse_twice(ids, where, "annotations")
+    image_ids = [whole_number(person, "image_id", label) for person, label in zip(people, labels, strict=True)]
     for image_id, label in zip(image_ids, labels, strict=True):
         if image_id not in file_names:
             raise InputError(f"{label}: image {image_id} is not listed")
     triples = _table([p.get("keypoints", [0] * 3 * k) for p in people], 3 * k, "keypoints", labels).reshape(-1, k, 3)
+    check_visibility(triples[..., 2], labels.__getitem__)
     visibility = triples[..., 2].astype(np.int64)
-    counted = [p.get("num_keypoints", int(n)) for p, n in zip(people, (visibility > 0).sum(axis=1), strict=True)]
+    labelled = (visibility > 0).sum(axis=1).tolist()
+    counted = [
+        number if person.get("num_keypoints") is None else whole_number(person, "num_keypoints", label)
+        for person, number, label in zip(people, labelled, labels, strict=True)
+    ]
+    having = [i for i, person in enumerate(people) if person.get("head_size") is not None]
+    head_sizes = None
+    if having:
+        head_sizes = np.full(len(people), np.nan)
+        given = [[people[i]["head_size"]] for i in having]
+        head_sizes[having] = _table(given, 1, "head_size", [labels[i] for i in having])[:, 0]
+        head_sizes[head_sizes <= 0] = np.nan  # nothing can be relative to it
     return Annotations(
         name=where,
         skeleton=bones,
-        category_id=int(chosen["id"]),
+        category_id=chosen["id"],
         image_ids=np.array(list(file_names), np.int64),
         file_names=file_names,
-        ids=np.array([_id(p, "id", label) for p, label in zip(people, labels, strict=True)], np.int64),
+        ids=np.array(ids, np.int64),
         person_image_ids=np.array(image_ids, np.int64),
         keypoints=triples[..., :2],
         visibility=visibility,
         boxes_xywh=_table([p.get("bbox") for p in people], 4, "bbox", labels),
         areas=_table([[p.get("area")] for p in people], 1, "area", labels)[:, 0],
-        iscrowd=np.array([bool(p.get("iscrowd", 0)) for p in people], bool),
+        iscrowd=_table([[p.get("iscrowd", 0)] for p in people], 1, "iscrowd", labels)[:, 0] != 0,
         num_keypoints=np.array(counted, np.int64),
+        head_sizes=head_sizes,
     )
 
 
@@ -177,9 +206,12 @@ def read_results(source: str | Path | Sequence[Mapping[str, Any]], annotations: 
     """Read a COCO results file (or the same as a list of dicts) of any tool.
 
     Results of other categories are left out. A `bbox` in a result is not used: poses have no box in COCO's protocol.
+    An empty list is one of a tool that found nobody.
 
     Raises:
-        InputError: not a results list, an unknown picture, or a wrong number of keypoints; the message names the entry.
+        UsageError: there is no such file.
+        InputError: not a results list, none of the annotations' category, an unknown picture, or a wrong number of
+            keypoints; the message names the entry.
     """
     if isinstance(source, str | Path):
         where, data = Path(source).name, read_json(source)
@@ -194,10 +226,13 @@ def read_results(source: str | Path | Sequence[Mapping[str, Any]], annotations: 
     numbers = [
         i for i, e in enumerate(data) if e.get("category_id", annotations.category_id) == annotations.category_id
     ]
+    if data and not numbers:
+        found = ", ".join(dict.fromkeys(str(entry["category_id"]) for entry in data))
+        raise InputError(f"{where}: no result of category {annotations.category_id} (found: {found:.80})")
     entries, labels = [data[i] for i in numbers], [f"{where}: result {i}" for i in numbers]
     k = annotations.skeleton.num_keypoints
 
-    image_ids = [_id(entry, "image_id", label) for entry, label in zip(entries, labels, strict=True)]
+    image_ids = [whole_number(entry, "image_id", label) for entry, label in zip(entries, labels, strict=True)]
     known = set(annotations.image_ids.tolist())
     for image_id, label in zip(image_ids, labels, strict=True):
         if image_id not in known:
@@ -221,7 +256,7 @@ def read_results(source: str | Path | Sequence[Mapping[str, Any]], annotations: 
         owners = np.full(len(entries), NO_ANNOTATION, np.int64)
         for i, entry in enumerate(entries):
             if "annotation_id" in entry:
-                owner = _id(entry, "annotation_id", labels[i])
+                owner = whole_number(entry, "annotation_id", labels[i])
                 if image_of.get(owner) != image_ids[i]:
                     raise InputError(f"{labels[i]}: annotation {owner} is not on image {image_ids[i]}")
                 owners[i] = owner
@@ -233,13 +268,6 @@ def _skeleton_of(category: Mapping[str, Any], where: str) -> Skeleton:
     if not category.get("keypoints") and category.get("name") == "person" and not category.get("sigmas"):
         return COCO17
     return category_skeleton(category, where)
-
-
-def _id(entry: Mapping[str, Any], key: str, label: str) -> int:
-    value = entry.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InputError(f"{label}: {key} is {'missing' if value is None else 'not a whole number'}")
-    return int(value)
 
 
 def _table(rows: list[Any], width: int, what: str, labels: list[str]) -> FloatArray:
@@ -257,6 +285,8 @@ def _table(rows: list[Any], width: int, what: str, labels: list[str]) -> FloatAr
             values = np.array(row, np.float64)
         except (TypeError, ValueError):
             raise InputError(f"{label}: {what} must be numbers") from None
+        if values.ndim != 1:
+            raise InputError(f"{label}: {what} must be a plain list of {width} numbers")
         if values.shape != (width,):
             keypoints = f" ({width // 3} keypoints)" if what == "keypoints" else ""
             raise InputError(f"{label}: {what} has {values.size} numbers, expected {width}{keypoints}")

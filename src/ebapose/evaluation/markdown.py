@@ -17,6 +17,8 @@ BOX_MODE_TEXT: dict[BoxMode, str] = {
     "unknown": "NOT STATED: do not compare AP with other reports",
 }
 
+NO_POSES = "no poses at all: nobody was found"
+
 
 def markdown(m: dict[str, Any], pictures: Sequence[str] = ()) -> str:
     """The text of report.md.
@@ -36,7 +38,9 @@ def markdown(m: dict[str, Any], pictures: Sequence[str] = ()) -> str:
                 f"{found['background']} where nobody is, {found['ignored']} ignored; "
                 f"{found['persons_not_found']} persons not found"
             ),
+            *([] if m["num_poses"] else [f"- **{NO_POSES[0].upper()}{NO_POSES[1:]}**"]),
             f"- Skeleton: {m['skeleton']}",
+            *(f"- Not read, its persons count as not found: {line}" for line in m["unreadable_pictures"]),
         ],
         ["## COCO metrics (%)"],
         _table(STAT_NAMES, [[percent(m["coco"][name]) for name in STAT_NAMES]]),
@@ -75,6 +79,8 @@ def _pck_lines(m: dict[str, Any]) -> list[str]:
     for size, values in m["pck"].items():
         numbers = [f"{name} {percent(v)}" for name, v in values.items() if name.startswith(("PCK", "AUC"))]
         error = _number(values["mean_relative_error"], 3)
+        if size == "head":
+            size += ": head_size of the annotations" if values["head_size_from"] == "annotations" else ": top to neck"
         lines.append(
             f"- relative to the {size} ({values['persons']} persons): {', '.join(numbers)}, mean error {error}"
         )

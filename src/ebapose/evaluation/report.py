@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebapose.atomic import write_text
+from ebapose.data.coco_file import SkeletonLike
 from ebapose.errors import UsageError
 from ebapose.evaluation import plots
 from ebapose.evaluation.calibration import (
@@ -29,12 +30,11 @@ from ebapose.evaluation.calibration import (
 from ebapose.evaluation.coco_ap import BoxMode, CocoAP, check_box_mode, coco_ap
 from ebapose.evaluation.errors import ERROR_TYPES, LostAP, classify_keypoints, error_shares, lost_ap
 from ebapose.evaluation.inputs import Annotations, Results, read_annotations, read_results
-from ebapose.evaluation.markdown import markdown, percent
+from ebapose.evaluation.markdown import NO_POSES, markdown, percent
 from ebapose.evaluation.matching import Matches, match_persons
 from ebapose.evaluation.oks import keypoint_similarity
 from ebapose.evaluation.pck import box_sizes, head_sizes, mean_error, pck, pck_auc, relative_errors, torso_sizes
 from ebapose.evaluation.worst import draw_worst
-from ebapose.skeleton import Skeleton
 
 FloatArray = NDArray[np.float64]
 
@@ -62,6 +62,10 @@ class Report:
         parts = [f"AP {percent(m['coco']['AP'])}", f"AR {percent(m['coco']['AR'])}"]
         if "torso" in m["pck"]:
             parts.append(f"PCK@0.2 {percent(m['pck']['torso']['PCK@0.2'])}")
+        if not m["num_poses"]:
+            parts.append(NO_POSES)
+        if m["unreadable_pictures"]:
+            parts.append(f"{len(m['unreadable_pictures'])} pictures could not be read")
         return f"{m['data_set']}: {', '.join(parts)} ({m['num_persons']} persons, box mode {m['box_mode']})"
 
 
@@ -90,9 +94,10 @@ def evaluate_predictions(
     box_mode: BoxMode = "unknown",
     *,
     images_dir: str | Path | None = None,
-    skeleton: Skeleton | None = None,
+    skeleton: SkeletonLike | None = None,
     worst: int = 12,
     with_plots: bool = True,
+    unreadable: Mapping[int, str] | None = None,
 ) -> Report:
     """Judge a COCO keypoint results file of any tool and write a folder about it.
 
@@ -103,9 +108,10 @@ def evaluate_predictions(
         out_dir: the report's folder; its older report is replaced.
         box_mode: where the person boxes came from, see `ebapose.evaluation.coco_ap.CocoAP`.
         images_dir: folder of the photographs, for pictures of the worst poses; None: no such pictures.
-        skeleton: default: the annotations' own.
+        skeleton: see `read_annotations`; default: the annotations' own.
         worst: how many of the worst poses to draw.
         with_plots: draw the plots.
+        unreadable: id of a picture that could not be predicted -> why, one line for the report.
 
     Raises:
         InputError: annotations or predictions cannot be read; the message names the entry.
@@ -123,13 +129,15 @@ def evaluate_predictions(
         raise UsageError(f"{truth.name}: no person with labelled keypoints to evaluate")
     poses = predictions if isinstance(predictions, Results) else read_results(predictions, truth)
 
+    unreadable = unreadable or {}
     measured = _measure(truth, poses, box_mode)
     metrics = _metrics(measured)
+    metrics["unreadable_pictures"] = list(unreadable.values())
     files = []
     if with_plots:
         files += _draw_plots(measured, folder)
     if images_dir is not None:
-        files += draw_worst(truth, poses, measured.matches, Path(images_dir), folder / "worst", worst)
+        files += draw_worst(truth, poses, measured.matches, Path(images_dir), folder / "worst", worst, set(unreadable))
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     write_text(folder / "report.md", markdown(metrics, [path.relative_to(folder).as_posix() for path in files]))
     return Report(folder, metrics, (folder / "metrics.json", folder / "report.md", *files))
@@ -144,7 +152,11 @@ def _measure(truth: Annotations, poses: Results, box_mode: BoxMode) -> _Measured
     similarity = keypoint_similarity(error_px**2, truth.areas[:, None], truth.skeleton.sigmas)
 
     sizes: dict[str, FloatArray] = {}
+    if truth.head_sizes is not None:  # a head's measured rectangle and top of the head to neck do not mix
+        sizes["head"] = truth.head_sizes
     for name, measure in (("torso", torso_sizes), ("head", head_sizes)):
+        if name in sizes:
+            continue
         try:
             sizes[name] = measure(truth.keypoints, truth.labelled, truth.skeleton)
         except UsageError:
@@ -169,6 +181,8 @@ def _measure(truth: Annotations, poses: Results, box_mode: BoxMode) -> _Measured
         }
         if first is None and persons:
             first = (f"PCK@{main.threshold:g} ({size})", main.per_keypoint)
+    if "head" in pcks:
+        pcks["head"]["head_size_from"] = "keypoints" if truth.head_sizes is None else "annotations"
 
     kinds = classify_keypoints(truth, poses, matches)
     matched = np.isfinite(error_px)

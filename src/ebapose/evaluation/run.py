@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from ebapose.atomic import atomic_write
 from ebapose.card import Calibration, ModelCard
 from ebapose.data.coco import CocoKeypoints, load_coco
 from ebapose.data.coco_file import SkeletonLike
-from ebapose.errors import UsageError
+from ebapose.errors import InputError, UsageError
 from ebapose.evaluation.calibration import CalibrationGain, Judged, calibrate, judge
 from ebapose.evaluation.coco_ap import BoxMode
 from ebapose.evaluation.inputs import NO_ANNOTATION, Results, read_annotations
@@ -30,6 +32,8 @@ from ebapose.structures import Boxes, Frame
 RESCORE_THRESHOLD = 0.2
 NMS_OKS = 0.9
 
+_logger = logging.getLogger(__name__)
+
 
 def evaluate(
     model: str | Path | None,
@@ -39,7 +43,9 @@ def evaluate(
     predictions: str | Path | Sequence[Mapping[str, Any]] | None = None,
     images_dir: str | Path | None = None,
     boxes: str | Path | None = None,
+    skeleton: SkeletonLike | None = None,
     worst: int = 12,
+    with_plots: bool = True,
     **options: Any,
 ) -> Report:
     """Judge a model, or any tool's COCO results, on COCO keypoint annotations; writes a report folder.
@@ -52,21 +58,50 @@ def evaluate(
         images_dir: folder of the pictures; found beside the annotations by default.
         boxes: "gt" (default for a model) or a COCO detections file; with `predictions` it only names what they were
             made with.
-        worst: how many of the worst poses to draw.
+        skeleton: where the annotations do not say enough, see `ebapose.data.coco.load_coco`.
+        worst, with_plots: see `evaluate_predictions`.
         options: further ones of `evaluate_model`: flip_test, runtime, detector_score, batch_size, threads, ...
 
     Raises:
-        UsageError: neither or both of `model` and `predictions`, or they do not fit the annotations.
+        UsageError: neither or both of `model` and `predictions`, options of a model beside `predictions`, they do not
+            fit the annotations, or a file is not there.
         InputError: a file cannot be read.
     """
     if (model is None) == (predictions is None):
         raise UsageError("evaluate: give either a model or predictions")
     if predictions is not None:
-        mode: BoxMode = "unknown" if boxes is None else "gt" if str(boxes) == "gt" else "detector"
-        return evaluate_predictions(annotations, predictions, out_dir, mode, images_dir=images_dir, worst=worst)
+        if options:
+            raise UsageError(f"evaluate: predictions are judged as they are, without {', '.join(options)}")
+        mode: BoxMode = "unknown" if boxes is None else _box_mode(boxes)
+        return evaluate_predictions(
+            annotations,
+            predictions,
+            out_dir,
+            mode,
+            images_dir=images_dir,
+            skeleton=skeleton,
+            worst=worst,
+            with_plots=with_plots,
+        )
     return evaluate_model(
-        model or "", annotations, out_dir, images_dir=images_dir, boxes=boxes or "gt", worst=worst, **options
+        model or "",
+        annotations,
+        out_dir,
+        images_dir=images_dir,
+        boxes="gt" if boxes is None else boxes,
+        skeleton=skeleton,
+        worst=worst,
+        with_plots=with_plots,
+        **options,
     )
+
+
+def _box_mode(boxes: str | Path) -> Literal["gt", "detector"]:
+    if str(boxes) == "gt":
+        return "gt"
+    if not Path(boxes).is_file():
+        raise UsageError(f"boxes {boxes}: neither gt nor a file of detections")
+    return "detector"
 
 
 def evaluate_model(
@@ -91,7 +126,8 @@ def evaluate_model(
 
     With "gt" every annotated person's own box is given (crowds and persons without labels are left out). With a
     detections file each of its boxes is given; poses are then rescored (box score times mean keypoint score) and those
-    nearly the same as a better one are dropped (OKS-NMS at 0.9), as the published protocols do.
+    nearly the same as a better one are dropped (OKS-NMS at 0.9), as the published protocols do. Pictures that cannot be
+    read are logged and named in the report; their persons have no pose and count as not found.
 
     Args:
         model: bundled model or model file, see `ebapose.load`.
@@ -107,11 +143,13 @@ def evaluate_model(
         on_image: called after each picture.
 
     Raises:
-        UsageError: the model's skeleton is not the data's (both lists of names are given), or nobody to evaluate.
-        InputError: annotations, detections or a picture cannot be read.
+        UsageError: the model's skeleton is not the data's (both lists of names are given), nobody to evaluate, or a
+            file is not there.
+        InputError: annotations, detections or all of the pictures cannot be read.
     """
+    mode = _box_mode(boxes)
     records = load_coco(annotations, images_dir, skeleton)
-    records = records.persons() if str(boxes) == "gt" else records.detections(boxes, detector_score)
+    records = records.persons() if mode == "gt" else records.detections(boxes, detector_score)
     if not len(records):
         raise UsageError(f"{annotations}: no person with labelled keypoints to evaluate")
     predictor = load(
@@ -119,25 +157,23 @@ def evaluate_model(
     )
     refuse_other_skeleton(predictor.card, records)
     on_start(len(np.unique(records.image_indices)))
-    results = _predict(predictor, records, on_image)
-    mode = "gt"
-    if str(boxes) != "gt":
-        mode = "detector"
+    results, unreadable = _predict(predictor, records, on_image)
+    if mode == "detector":
         results = results[_suppress(results, records)]
     out = Path(out_dir)
     with atomic_write(out / "coco_results.json") as temporary, temporary.open("w", encoding="utf-8") as file:
-        for number, entry in enumerate(results.to_json()):
-            file.write(("[\n" if number == 0 else ",\n") + json.dumps(entry))
-        file.write("\n]\n")
+        entries = results.to_json(records.category_id)
+        file.write("[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")
     return evaluate_predictions(
         annotations,
         results,
         out,
-        mode,  # type: ignore[arg-type]
+        mode,
         images_dir=records.images_dir,
         skeleton=records.skeleton,
         worst=worst,
         with_plots=with_plots,
+        unreadable=unreadable,
     )
 
 
@@ -185,7 +221,7 @@ def calibrate_weights(
     judged, names = [], []
     for path, records in sets:
         refuse_other_skeleton(card, records)
-        results = _predict(predictor, records, on_image)
+        results, _ = _predict(predictor, records, on_image)
         judged.append(judge(read_annotations(path, records.skeleton), results, "gt"))
         names.append(f"{Path(path).name}: {len(results)} persons")
     calibration, gain = calibrate(Judged.joined(judged), ", ".join(names))
@@ -201,8 +237,13 @@ def _is_half(path: Path) -> bool:
         return all(file.get_slice(name).get_dtype() == "F16" for name in file.keys())  # noqa: SIM118 - not a dict
 
 
-def _predict(predictor: Predictor, records: CocoKeypoints, on_image: Callable[[str], None]) -> Results:
-    """Every record's pose, in the order of the records, as plain arrays (about 700 bytes each for 17 keypoints)."""
+def _predict(
+    predictor: Predictor, records: CocoKeypoints, on_image: Callable[[str], None]
+) -> tuple[Results, dict[int, str]]:
+    """Every record's pose, in the order of the records, as plain arrays (about 700 bytes each for 17 keypoints).
+
+    And, by the id of its picture, one line about each picture that cannot be read. InputError if none can.
+    """
     order = np.argsort(records.image_indices, kind="stable")
     rows_of: dict[int, NDArray[np.intp]] = {}
     images, starts = np.unique(records.image_indices[order], return_index=True)
@@ -211,18 +252,29 @@ def _predict(predictor: Predictor, records: CocoKeypoints, on_image: Callable[[s
     num, k = len(records), records.skeleton.num_keypoints
     keypoints, scores, sigmas = np.zeros((num, k, 2)), np.zeros((num, k)), np.full((num, k, 2), np.nan)
 
-    def frames() -> Iterator[Frame]:
-        for image in rows_of:
-            yield read_image(records.image_path(image))
+    unreadable: dict[int, str] = {}
 
-    boxes = (Boxes.from_xyxy(records.boxes_xyxy[rows], records.scores[rows]) for rows in rows_of.values())
+    def pictures() -> Iterator[tuple[Frame, NDArray[np.intp]]]:
+        for image, rows in rows_of.items():
+            try:
+                yield read_image(records.image_path(image)), rows
+            except InputError as error:
+                unreadable[int(records.image_ids[image])] = str(error)
+                _logger.warning("%s", error)
+                on_image(str(records.image_path(image)))
+
+    for_frames, for_boxes, for_rows = itertools.tee(pictures(), 3)
+    frames = (frame for frame, _ in for_frames)
+    boxes = (Boxes.from_xyxy(records.boxes_xyxy[rows], records.scores[rows]) for _, rows in for_boxes)
     done = np.zeros(num, bool)
-    for prediction, rows in zip(predictor.stream(frames(), boxes), rows_of.values(), strict=True):
+    for prediction, (_, rows) in zip(predictor.stream(frames, boxes), for_rows, strict=True):
         rows = rows[prediction.used]  # boxes outside the picture have no pose
         keypoints[rows], scores[rows] = prediction.poses.keypoints, prediction.poses.scores
         sigmas[rows] = prediction.poses.sigmas_px
         done[rows] = True
         on_image(prediction.frame.name)
+    if rows_of and len(unreadable) == len(rows_of):
+        raise InputError(f"{records.source}: none of its pictures can be read ({next(iter(unreadable.values()))})")
     box_scores = records.scores.astype(np.float64)
     results = Results(
         image_ids=records.image_ids[records.image_indices],
@@ -232,7 +284,7 @@ def _predict(predictor: Predictor, records: CocoKeypoints, on_image: Callable[[s
         sigmas_px=sigmas,
         annotation_ids=np.where(records.annotation_ids < 0, NO_ANNOTATION, records.annotation_ids),
     )
-    return results[done]
+    return results[done], unreadable
 
 
 def _suppress(results: Results, records: CocoKeypoints) -> NDArray[np.intp]:

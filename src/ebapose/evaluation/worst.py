@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import cv2
@@ -23,11 +24,18 @@ _MARGIN = 0.25  # of the box, on every side
 
 
 def draw_worst(
-    truth: Annotations, poses: Results, matches: Matches, images_dir: Path, folder: Path, count: int
+    truth: Annotations,
+    poses: Results,
+    matches: Matches,
+    images_dir: Path,
+    folder: Path,
+    count: int,
+    without: Collection[int] = (),
 ) -> list[Path]:
     """Draw the persons of the lowest OKS, the worst first; persons without any pose stand before all others.
 
-    Pictures of an older report in `folder` are removed. Photographs that cannot be read are passed over.
+    Pictures of an older report in `folder` are removed. Photographs that cannot be read are passed over, and so are
+    those whose ids are in `without`: that they cannot be read is known.
 
     Returns:
         The files written, `01_oks0.03_annotation123.jpg` and so on.
@@ -36,7 +44,7 @@ def draw_worst(
         InputError: not one of the photographs wanted can be read; names the first.
     """
     quality = np.where(matches.pose_of >= 0, matches.oks, -1.0)
-    candidates = np.flatnonzero(truth.counted)
+    candidates = np.flatnonzero(truth.counted & ~np.isin(truth.person_image_ids, list(without)))
     order = candidates[np.argsort(quality[candidates], kind="stable")]
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("[0-9][0-9]_*_annotation*.jpg"):

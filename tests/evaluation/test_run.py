@@ -1,0 +1,105 @@
+"""A tiny network of random weights over a few grey pictures: what `evaluate` takes, refuses and writes."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from ebapose.errors import InputError, UsageError
+from ebapose.evaluation.run import evaluate
+from ebapose.skeleton import COCO17
+from pose_sets import STANDING, annotation, dataset, result
+
+PERSONS = 4
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch = pytest.importorskip("torch")
+    from ebapose.models.registry import create_model, default_card
+    from ebapose.models.weights import save_weights
+
+    torch.manual_seed(0)
+    model = create_model("test_simcc_64x64")
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(path, model.state_dict(), default_card(model, "tiny", COCO17), "float16")
+    return path
+
+
+@pytest.fixture
+def people(tmp_path):
+    """Annotations of category 5, one person per picture."""
+    ids = range(1, PERSONS + 1)
+    for number in ids:
+        cv2.imwrite(str(tmp_path / f"{number}.jpg"), np.full((300, 400, 3), 40 * number, np.uint8))
+    content = dataset([annotation(n, n, STANDING + 4 * n, category_id=5) for n in ids], ids)
+    content["categories"][0]["id"] = 5
+    path = tmp_path / "people.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def run(weights, people, out, **more):
+    options = {"images_dir": people.parent, "runtime": "torch", "flip_test": False, "worst": 1, "with_plots": False}
+    return evaluate(weights, people, out, **{**options, **more})
+
+
+def test_what_a_model_wrote_can_be_judged_again(weights, people, tmp_path):
+    first = run(weights, people, tmp_path / "first")
+    assert {entry["category_id"] for entry in json.loads((tmp_path / "first/coco_results.json").read_text())} == {5}
+    again = evaluate(
+        None,
+        people,
+        tmp_path / "again",
+        predictions=tmp_path / "first/coco_results.json",
+        boxes="gt",
+        with_plots=False,
+    )
+    assert {path.suffix for path in again.files} == {".json", ".md"}
+    assert again.metrics["coco"] == first.metrics["coco"]
+    assert again.metrics["pck"]["torso"]["PCK@0.2"] == pytest.approx(first.metrics["pck"]["torso"]["PCK@0.2"])
+
+
+def test_pictures_that_cannot_be_read_cost_only_their_persons(weights, people, tmp_path, caplog):
+    (tmp_path / "2.jpg").write_bytes(b"nothing")
+    (tmp_path / "3.jpg").unlink()
+    report = run(weights, people, tmp_path / "out")
+    assert report.metrics["num_poses"] == PERSONS - 2
+    assert report.metrics["poses"]["persons_not_found"] == 2
+    assert len(report.metrics["unreadable_pictures"]) == len(caplog.messages) == 2
+    text = (tmp_path / "out/report.md").read_text()
+    for name, line in zip(("2.jpg", "3.jpg"), caplog.messages, strict=True):
+        assert name in line
+        assert f"count as not found: {line}" in text
+    assert "2 pictures could not be read" in report.summary()
+    for number in range(1, PERSONS + 1):
+        (tmp_path / f"{number}.jpg").unlink(missing_ok=True)
+    with pytest.raises(InputError, match=r"people\.json: none of its pictures can be read \(.*1\.jpg: no such file\)"):
+        run(weights, people, tmp_path / "out")
+
+
+def test_boxes_are_gt_or_a_file(weights, people, tmp_path):
+    results = [{**result(1, STANDING), "category_id": 5}]
+    for boxes in ("GT", tmp_path / "gone.json"):
+        with pytest.raises(UsageError, match=r"boxes .*(GT|gone\.json): neither gt nor a file"):
+            evaluate(None, people, tmp_path / "out", predictions=results, boxes=boxes)
+        with pytest.raises(UsageError, match="neither gt nor a file"):
+            run(weights, people, tmp_path / "out", boxes=boxes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_skeleton_can_be_given_and_nothing_else_is_dropped(weights, people, tmp_path):
+    content = json.loads(people.read_text())
+    content["categories"][0]["keypoints"] = [f"k{i}" for i in range(17)]
+    people.write_text(json.dumps(content))
+    results = [{**result(1, STANDING + 4), "category_id": 5}]
+    with pytest.raises(InputError, match="pass a skeleton"):
+        evaluate(None, people, tmp_path / "out", predictions=results)
+    report = evaluate(None, people, tmp_path / "out", predictions=results, skeleton="coco17", with_plots=False)
+    assert report.metrics["skeleton"] == "coco17"
+    assert run(weights, people, tmp_path / "out", skeleton="coco17").metrics["num_poses"] == PERSONS
+    with pytest.raises(UsageError, match="judged as they are, without flip_test, foo"):
+        evaluate(None, people, tmp_path / "out", predictions=results, flip_test=True, foo=1)
