@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,48 @@ def test_ctrl_c_finalises(clip: Path, tmp_path: Path, predictor: ebapose.Predict
     assert json.loads((tmp_path / "walk.v1_summary.json").read_text())["interrupted"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_signals_finalise_and_a_second_one_is_ignored(
+    clip: Path, tmp_path: Path, predictor: ebapose.Predictor, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    original = video_module.VideoWriter.close
+
+    def close(writer: Any) -> None:
+        if writer.num_frames == 4:
+            os.kill(os.getpid(), number)  # while the files are being completed
+        original(writer)
+
+    def press(image: np.ndarray, poses: ebapose.Poses) -> np.ndarray:
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), number)
+        return draw(image, poses)
+
+    calls: list[int] = []
+    monkeypatch.setattr(video_module.VideoWriter, "close", close)
+    summary = predict_video(predictor, clip, tmp_path, draw=press)
+    assert summary.interrupted
+    assert summary.frames == 4
+    with open_video(tmp_path / "walk.v1.mp4") as reader:
+        assert len(list(reader)) == 4
+    assert len(table(tmp_path / "walk.v1.jsonl")) == 4
+    assert signal.getsignal(number) == before
+
+
+def test_in_another_thread_signals_stay_as_they_are(clip: Path, tmp_path: Path, predictor: ebapose.Predictor) -> None:
+    def work() -> None:
+        found.append(predict_video(predictor, clip, tmp_path, ("json",), VideoOptions(seconds=0.1), draw=draw))
+
+    found: list[Any] = []
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found[0].frames >= 2
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT")
 def test_ctrl_c_in_the_terminal(clip: Path, tmp_path: Path) -> None:
     """A real process and a real signal, in the middle of an endless clip."""
@@ -179,6 +222,57 @@ def test_disk_that_fills_up_under_the_table(
         assert len(list(reader)) == len(rows)
 
 
+def test_every_file_that_cannot_be_completed_is_named(
+    clip: Path, tmp_path: Path, predictor: ebapose.Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ebapose.tracking import pictures
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(video_table._Csv, "close", full)
+    monkeypatch.setattr(pictures, "atomic_write", full)
+    original = pictures.TrackPlots._plot
+
+    def plot(plots: Any, identity: int, target: Path) -> Path:
+        target.parent.mkdir(exist_ok=True)
+        return original(plots, identity, target)
+
+    monkeypatch.setattr(pictures.TrackPlots, "_plot", plot)
+    lines: list[str] = []
+    with pytest.raises(EbaposeError, match=r"walk.v1.csv: cannot be written"):
+        predict_video(predictor, clip, tmp_path, ("csv", "plots", "sheet"), draw=draw, on_failure=lines.append)
+    assert [line.split(": ")[0] for line in lines] == [
+        str(tmp_path / "walk.v1_sheet.jpg"),
+        str(tmp_path / "walk.v1_plots"),
+    ]
+    assert not (tmp_path / "walk.v1_plots").exists()
+
+
+def test_names_that_are_taken(clip: Path, tmp_path: Path, predictor: ebapose.Predictor) -> None:
+    taken = {"walk.v1"}
+    options = VideoOptions(seconds=0.05)
+    for _ in range(2):
+        predict_video(predictor, clip, tmp_path, ("json",), options, draw=draw, taken=taken)
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["walk.v1_2.jsonl", "walk.v1_3.jsonl"]
+
+
+def test_exactly_the_seconds_asked_for(clip: Path, tmp_path: Path, predictor: ebapose.Predictor) -> None:
+    options = VideoOptions(seconds=0.2, fps=25, detect_every_s=0)
+    summary = predict_video(predictor, clip, tmp_path, ("json",), options, draw=draw)
+    assert (summary.frames, summary.detections) == (5, 5)
+
+
+def test_sound_that_is_not_kept_is_named(
+    clip: Path, tmp_path: Path, predictor: ebapose.Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = VideoOptions(seconds=0.1, fps=10)
+    predict_video(predictor, clip, tmp_path, ("json",), options, draw=draw)
+    assert "sound" not in caplog.text
+    predict_video(predictor, clip, tmp_path, ("overlay",), options, draw=draw)
+    assert f"{clip}: its sound is not kept (another rate of frames was asked for)" in caplog.text
+
+
 def test_other_errors_complete_the_files_too(clip: Path, tmp_path: Path, predictor: ebapose.Predictor) -> None:
     with pytest.raises(RuntimeError, match="boom"):
         predict_video(predictor, clip, tmp_path, draw=Interrupting(RuntimeError("boom")))
@@ -209,10 +303,13 @@ def test_folder_as_a_clip_and_standard_input(
     with open_video(clip) as reader:
         for frame in list(reader)[:4]:
             cv2.imwrite(str(folder / f"{frame.index}.jpg"), frame.image[:, :, ::-1])
+    (folder / "9.jpg").write_bytes(b"damaged")
     options = VideoOptions(fps=10)
     out = tmp_path / "out"
     summary = predict_sources(predictor, [str(folder)], out, ("json",), clips=True, video=options)
     assert summary.videos[0].frames == 4
+    assert summary.failures == [f"{folder}: 1 damaged frame was left out"]
+    (folder / "9.jpg").unlink()
     assert [row["time_s"] for row in table(out / "frames.jsonl")] == [0.0, 0.1, 0.2, 0.3]
     photos = predict_sources(predictor, [str(folder)], out, ("json",))
     assert (photos.images, photos.videos) == (4, [])
@@ -232,9 +329,10 @@ def test_originals_survive(clip: Path, tmp_path: Path, predictor: ebapose.Predic
 
 
 class Camera:
-    """As many frames as wanted, 50 a second."""
+    """As many frames as wanted, 50 a second at most."""
 
     images: tuple[np.ndarray, ...] = ()
+    given = 0
 
     def __init__(self, source: Any) -> None:
         self.index = 0
@@ -250,6 +348,7 @@ class Camera:
 
         time.sleep(0.02)
         self.index += 1
+        Camera.given = self.index
         return True, self.images[self.index % len(self.images)]
 
     def release(self) -> None:
@@ -268,21 +367,24 @@ def test_camera_shows_its_latency(
         import time
 
         time.sleep(0.08)
+        enough = Camera.given + 4
+        while Camera.given < enough:
+            time.sleep(0.01)
         return original(frame)
 
     monkeypatch.setattr(predictor, "_detect", slow)
     options = VideoOptions(seconds=1.5, detect_every_s=0)
     summary = predict_video(predictor, 0, tmp_path, ("overlay", "json"), options, draw=draw)
     assert summary.live
-    assert summary.dropped > summary.frames  # a detector of 80 ms cannot follow 50 frames/s
+    assert summary.dropped >= 3 * (summary.frames - 1)  # in each frame the detector misses at least three
     median, high = summary.latency_ms
     assert 80 <= median <= high
     assert "latency" in summary.line()
     saved = json.loads((tmp_path / "camera_0_summary.json").read_text())
     assert saved["latency_ms"]["median"] == pytest.approx(median, abs=0.1)
     rows = table(tmp_path / "camera_0.jsonl")
-    ages = np.diff([row["time_s"] for row in rows])
-    assert ages.max() < 1.0  # old frames are left out, not queued: time goes on with the wall clock
+    # old frames are left out, not queued: time goes on with the wall clock
+    assert np.diff([row["time_s"] for row in rows]).min(initial=1.0) > 0.08
     with open_video(tmp_path / "camera_0.mp4") as reader:
         corner = next(reader).image[-30:, :200].astype(int)
     assert corner.max() > 200  # the line with the latency

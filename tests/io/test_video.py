@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from ebapose.errors import InputError
-from ebapose.io import video
+from ebapose.io import video, video_av
 from ebapose.io.video import ReadCounts, is_video_source, open_video, reconnecting
 from io_video_files import FPS, HW, picture, shade, write_clip
 
@@ -95,6 +95,18 @@ def test_transparency_is_put_on_white(tmp_path: Path) -> None:
     assert frames[0].image[0, 60].tolist() == [127, 127, 127]
 
 
+def test_transparency_of_webm(tmp_path: Path) -> None:
+    rgba = np.zeros((*HW, 4), np.uint8)
+    rgba[:, :32, 3] = 255
+    path = write_clip(
+        tmp_path / "a.webm", 4, codec="libvpx-vp9", pix_fmt="yuva420p", images=[rgba] * 4, source_format="rgba"
+    )
+    frames, _ = read(path)
+    assert len(frames) == 4
+    assert frames[0].image[24, 8].max() < 20
+    assert frames[0].image[24, 56].min() > 235
+
+
 def test_odd_sizes(tmp_path: Path) -> None:
     frames, reader = read(write_clip(tmp_path / "odd.avi", 3, hw=(47, 63), codec="ffv1", pix_fmt="bgr0"))
     assert reader.info.hw == frames[0].hw == (47, 63)
@@ -133,6 +145,44 @@ def test_damage_in_h264(tmp_path: Path) -> None:
     assert 40 <= len(frames) < 60
     np.testing.assert_allclose(shades(frames[:20]), [shade(i) for i in range(20)], atol=3)
     np.testing.assert_allclose(shades(frames[-10:]), [shade(i) for i in range(50, 60)], atol=3)
+
+
+def test_what_is_made_from_damaged_frames_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg mends a frame and goes on from it; only the first is marked."""
+    rng = np.random.default_rng(0)
+    texture = cv2.GaussianBlur(rng.integers(0, 256, (96, 400, 3), dtype=np.uint8), (0, 0), 3)
+    images = [np.ascontiguousarray(texture[:, 3 * i : 3 * i + 128]) for i in range(60)]
+    path = write_clip(tmp_path / "a.mkv", 60, hw=(96, 128), gop=20, images=images)
+    clean = [frame.image.astype(int) for frame in read(path)[0]]
+    data = bytearray(path.read_bytes())
+    for start in (len(data) * 4 // 10, len(data) * 45 // 100):
+        data[start : start + 60] = bytes(60)
+    path.write_bytes(data)
+
+    def damaged() -> tuple[int, int]:
+        frames, reader = read(path)
+        assert len(frames) + reader.counts.corrupt >= 58
+        return len(frames), sum(
+            bool(np.abs(frame.image - clean[round((frame.time_s or 0) * FPS)]).mean() > 1) for frame in frames
+        )
+
+    given, bad = damaged()
+    assert bad == 0
+    assert given >= 38  # whole again from the next keyframe on
+    monkeypatch.setattr(video_av, "LONGEST_DAMAGE_S", -1.0)
+    assert damaged()[1] > 3
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "webm"])
+def test_cut_off_where_the_number_of_frames_is_unknown(tmp_path: Path, suffix: str) -> None:
+    codec = "libvpx" if suffix == "webm" else "libx264"
+    path = write_clip(tmp_path / f"a.{suffix}", 60, codec=codec, audio="" if suffix == "webm" else "aac")
+    _, whole = read(path)
+    assert (whole.info.num_frames, whole.counts.missing) == (0, 0)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    frames, reader = read(path)
+    assert abs(reader.counts.missing + reader.counts.corrupt + len(frames) - 60) <= 2
+    assert reader.counts.missing > 10
 
 
 def test_file_that_was_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -203,9 +253,31 @@ def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert reader.stem == "video"
 
 
+def test_index_at_the_end_of_what_cannot_seek(tmp_path: Path) -> None:
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    noise = np.random.default_rng(0).integers(0, 256, (10, 240, 320, 3), dtype=np.uint8)  # more than a buffer holds
+    data = write_clip(tmp_path / "a.mp4", 10, hw=(240, 320), images=list(noise)).read_bytes()
+    assert "its index is at the end and this source cannot seek: save it as a file" in error_of(Pipe(data))
+
+
+def test_addresses_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(source: Any, name: str, *args: Any) -> Any:
+        assert source == "http://user:s3@cret@host:80/mjpeg?token=abc"
+        return video.VideoInfo(name, HW), iter(())
+
+    monkeypatch.setattr(video, "_open_stream", opened)
+    with open_video("http://user:s3@cret@host:80/mjpeg?token=abc") as reader:
+        assert (reader.info.name, reader.stem) == ("http://host:80/mjpeg", "host_80_mjpeg")
+
+
 def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert [s for s in ("0", "12", "pipe:0", "rtsp://host/x", "http://h/a.mp4") if not is_video_source(s)] == []
+    assert [
+        s for s in ("0", "12", "/dev/video0", "pipe:0", "rtsp://host/x", "http://h/a.mp4") if not is_video_source(s)
+    ] == []
     assert [s for s in ("a.mp4", "-", "photos", "123", "c:\\x.mp4") if is_video_source(s)] == []
     (tmp_path / "0").mkdir()
     assert not is_video_source("0")
@@ -277,13 +349,26 @@ def test_reconnecting_backs_off_and_goes_on(caplog: pytest.LogCaptureFixture) ->
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """Serves `tmp_path`; each request of /live.ts gets the file without a length, then the connection ends."""
+    """Serves `tmp_path`; each request of /live.ts gets the file without a length, then the connection ends.
+
+    /mjpeg is a camera that sends a picture every 0.1 s.
+    """
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args, directory=str(tmp_path))
 
         def do_GET(self) -> None:
+            if self.path == "/mjpeg":
+                self.send_response(200)
+                self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+                self.end_headers()
+                for index in range(8):
+                    data = cv2.imencode(".jpg", picture(index))[1].tobytes()
+                    head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data)
+                    self.wfile.write(head + data + b"\r\n")
+                    time.sleep(0.1)
+                return None
             if self.path != "/live.ts":
                 return super().do_GET()
             self.send_response(200)
@@ -310,6 +395,15 @@ def test_file_over_http(server: str, tmp_path: Path) -> None:
     assert f"{server}/none.mp4" in error_of(f"{server}/none.mp4")
 
 
+def test_pictures_without_stamps_get_the_wall_clock(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "RECONNECT_PAUSES_S", ())
+    frames, reader = read(f"{server}/mjpeg")
+    assert reader.info.live
+    assert len(frames) + reader.counts.dropped == 8
+    # 0.1 s apart, but for what was buffered while it was opened; made-up stamps are 1/25 s apart
+    assert (frames[-1].time_s or 0) > 0.35
+
+
 def test_stream_that_drops_comes_back(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_clip(tmp_path / "live.ts", 150)
     monkeypatch.setattr(video, "RECONNECT_PAUSES_S", (0.05, 0.1))
@@ -328,6 +422,8 @@ def test_without_pyav_opencv_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write_clip(tmp_path / "a.mp4", 8)
+    cut = write_clip(tmp_path / "cut.mkv", 60)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 6 // 10])
     original = builtins.__import__
 
     def no_av(name: str, *args: Any) -> Any:
@@ -343,6 +439,8 @@ def test_without_pyav_opencv_reads(
     np.testing.assert_allclose(shades(frames), [shade(i) for i in range(8)], atol=4)
     np.testing.assert_allclose([frame.time_s for frame in frames], np.arange(8) / FPS, atol=1e-3)
     assert 'pip install "ebapose[video]" adds exact time stamps, sound' in caplog.text
+    frames, reader = read(cut)
+    assert abs(len(frames) + reader.counts.missing - 60) <= 2
     (tmp_path / "text.mp4").write_text("no video")
     assert error_of(tmp_path / "text.mp4").endswith("not a video that can be read")
     assert 'needs PyAV: pip install "ebapose[video]"' in error_of(io.BytesIO(b""))

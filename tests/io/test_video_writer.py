@@ -66,6 +66,26 @@ def test_times_of_a_variable_rate_are_kept(tmp_path: Path) -> None:
         np.testing.assert_allclose([frame.time_s for frame in reader], times, atol=1e-3)
 
 
+@pytest.mark.parametrize("begin_s", [0.0, 0.24])
+def test_pictures_are_not_later_than_the_sound(tmp_path: Path, begin_s: float) -> None:
+    original = write_clip(tmp_path / "in.mp4", 25, audio="aac")
+    times = [begin_s + index / FPS for index in range(25)]
+    with VideoWriter(tmp_path / "a.mp4", HW, FPS, audio_from=original) as writer:
+        for index, time_s in enumerate(times):
+            writer.write(picture(index), time_s)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.streams.audio
+        np.testing.assert_allclose([frame.time for frame in container.decode(video=0)], times, atol=1e-3)
+
+
+def test_growing_file_plays_before_the_next_keyframe(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with VideoWriter(tmp_path / "a.mp4", HW, 30) as writer:
+        for _ in range(90):
+            writer.write(rng.integers(0, 256, (*HW, 3), dtype=np.uint8))
+        assert len(shades(writer.partial)) >= 15  # all but the encoder's delay and half a second
+
+
 def test_odd_sizes_are_padded(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", 3, hw=(47, 63))
     with open_video(path) as reader:
@@ -151,7 +171,13 @@ def test_full_disk_leaves_what_was_written(tmp_path: Path) -> None:
     kept = partial_path(target)
     assert line.endswith(str(kept))
     assert not target.exists()
-    assert len(shades(kept)) >= 50  # the fragment that was being written is lost, at most 2 s
+    assert len(shades(kept)) >= 50  # the fragment that was being written is lost
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_full_disk_before_anything_plays(tmp_path: Path) -> None:
+    done = run_writer(tmp_path / "a.mp4", 2_000)
+    assert done.stdout == f"{tmp_path / 'a.mp4'}: cannot be written (File too large)\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import cv2
@@ -26,6 +30,8 @@ from ebapose.tracking.stream import TrackedVideo
 
 VideoFormat = Literal["overlay", "json", "coco", "csv", "parquet", "plots", "sheet"]
 Draw = Callable[[UInt8Array, Poses], UInt8Array]
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,14 +65,14 @@ class VideoSummary:
     """What became of one video.
 
     Attributes:
-        name: path, address or "camera 0".
+        name: path, address (without user, password and query) or "camera 0".
         frames: written; persons: poses in them; identities: different persons.
         detections: frames that the detector looked at.
         corrupt, missing, dropped, reconnects: see `ebapose.io.video.ReadCounts`.
         latency_ms: median and 95th percentile from a frame's arrival to its drawn poses, of the newest 1000 frames.
         milliseconds: per frame and stage.
         seconds: wall time.
-        interrupted: Ctrl-C ended it.
+        interrupted: Ctrl-C, SIGTERM or SIGHUP ended it.
         files: what was written.
     """
 
@@ -109,6 +115,7 @@ def predict_video(
     *,
     draw: Draw,
     stem: str = "",
+    taken: set[str] | None = None,
     min_score: float = 0.2,
     on_start: Callable[[int], None] = lambda total: None,
     on_frame: Callable[[str], None] = lambda name: None,
@@ -128,13 +135,16 @@ def predict_video(
         options: see `VideoOptions`.
         draw: (RGB uint8 picture, poses) -> RGB uint8 picture.
         stem: start of the files' names; by default the source's.
+        taken: case-folded starts of names that this run has used; where this one's is among them it gets a number
+            (`frames_2`). It is added.
         min_score: keypoints below are left out of plots.
         on_start: called with the number of frames, as far as the file says.
         on_frame: called after each frame with the video's name.
         on_failure: called with one line for each thing that is not as wanted.
 
     Returns:
-        The summary. After Ctrl-C `interrupted` is True, and everything is complete up to there.
+        The summary. After Ctrl-C `interrupted` is True, and everything is complete up to there. In the main thread
+        SIGTERM and SIGHUP do the same, unless the caller handles them.
 
     Raises:
         InputError: the source cannot be read.
@@ -142,20 +152,24 @@ def predict_video(
     """
     options = options or VideoOptions()
     start, earlier = time.perf_counter(), replace(predictor.times)
-    with predictor.track(
-        source,
-        smooth=options.smooth,
-        detect_every_s=options.detect_every_s,
-        fps=options.fps,
-        live=options.live,
-    ) as video:
+    with (
+        _Signals() as signals,
+        predictor.track(
+            source,
+            smooth=options.smooth,
+            detect_every_s=options.detect_every_s,
+            fps=options.fps,
+            live=options.live,
+        ) as video,
+    ):
+        video.until_s = options.seconds
         info = video.info
         summary = VideoSummary(info.name, info.live)
         on_start(info.num_frames)
         if "coco" in formats:
             on_failure(f"{info.name}: COCO results are for pictures, not for videos")
-        target = _target(out_dir, stem or video.reader.stem, video.reader.path)
-        run = _Run(video, summary, target, formats, options, draw, min_score, on_failure)
+        target = _target(out_dir, _free_stem(stem or video.reader.stem, taken), video.reader.path)
+        run = _Run(video, summary, target, formats, options, draw, min_score, on_failure, signals)
         try:
             with run:
                 run.walk(on_frame)
@@ -166,10 +180,60 @@ def predict_video(
             with suppress(OSError):  # of a full disk was spoken already
                 _write_summary(target, summary, predictor, video)
     if summary.missing:
-        on_failure(f"{info.name}: the file ends early, {summary.missing} of {info.num_frames} frames are missing")
+        promised = f" of {info.num_frames}" if info.num_frames else ""
+        on_failure(f"{info.name}: the file ends early, about {summary.missing}{promised} frames are missing")
+    if summary.corrupt and not info.live:
+        frames = "frame was" if summary.corrupt == 1 else "frames were"
+        on_failure(f"{info.name}: {summary.corrupt} damaged {frames} left out")
     if not summary.persons:
         on_failure(f"{info.name}: no person found")
     return summary
+
+
+class _Signals:
+    """While it is entered, in the main thread, SIGTERM and SIGHUP end a video as Ctrl-C does.
+
+    After `ignore` neither they nor Ctrl-C do anything any more, until it is left: a second Ctrl-C must not cut off the
+    completing of the files. What the caller handles (or ignores) otherwise stays as it is.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[signal.Signals, Any] = {}
+
+    def _set(self, names: tuple[str, ...], mine: Any, instead_of: tuple[Any, ...]) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+            if signal.getsignal(number) in instead_of:
+                self._before.setdefault(number, signal.signal(number, mine))
+
+    @staticmethod
+    def _interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    def ignore(self) -> None:
+        """From now on."""
+        ours = (self._interrupt, signal.default_int_handler)
+        self._set(("SIGINT", "SIGTERM", "SIGHUP"), signal.SIG_IGN, ours)
+
+    def __enter__(self) -> _Signals:
+        self._set(("SIGTERM", "SIGHUP"), self._interrupt, (signal.SIG_DFL,))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+
+def _free_stem(stem: str, taken: set[str] | None) -> str:
+    """`stem`, or with the first number that makes it new; taken from then on."""
+    if taken is None:
+        return stem
+    free, number = stem, 2
+    while free.casefold() in taken:
+        free, number = f"{stem}_{number}", number + 1
+    taken.add(free.casefold())
+    return free
 
 
 def _target(out_dir: Path, stem: str, original: Path | None) -> Path:
@@ -198,8 +262,10 @@ class _Run:
         draw: Draw,
         min_score: float,
         on_failure: Callable[[str], None],
+        signals: _Signals,
     ) -> None:
         self.video, self.summary, self.target, self.options, self.draw = video, summary, target, options, draw
+        self.on_failure, self.signals = on_failure, signals
         self.spent = {"draw": 0.0, "write": 0.0}
         self._latencies_s: deque[float] = deque(maxlen=1000)
         self._shown_s: deque[float] = deque(maxlen=30)
@@ -217,6 +283,9 @@ class _Run:
                     opened.callback(table.close)
             if "overlay" in formats:
                 sound = reader.path if info.has_audio and options.fps is None else None
+                if info.has_audio and sound is None:
+                    why = "another rate of frames was asked for" if options.fps else "the source cannot be read twice"
+                    _logger.warning("%s: its sound is not kept (%s)", info.name, why)
                 self._writer = VideoWriter(
                     _beside(target, ".mp4"), info.hw, info.fps, audio_from=sound, pixel_aspect=info.pixel_aspect
                 )
@@ -231,8 +300,6 @@ class _Run:
         """All frames; Ctrl-C ends it like the end of the file."""
         try:
             for frame, poses in self.video:
-                if self.options.seconds is not None and (frame.time_s or 0.0) >= self.options.seconds:
-                    break
                 if not self._take(frame, poses):
                     break
                 on_frame(frame.name)
@@ -290,26 +357,30 @@ class _Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        """Complete every file; the first thing that fails is raised after all others were tried."""
+        """Complete every file; the first thing that fails is raised after all others were tried and reported."""
+        self.signals.ignore()
         self._count()
         if self._latencies_s:
             median, high = np.percentile(np.array(self._latencies_s) * 1000, [50, 95])
             self.summary.latency_ms = (float(median), float(high))
         if self._window is not None:
             self._window.close()
-        failed: EbaposeError | None = None
+        failures: list[EbaposeError] = []
         for path, close in self._completions():
             try:
                 close()
             except OSError as trouble:
-                failed = failed or EbaposeError(f"{path}: cannot be written ({trouble.strerror})")
+                failures.append(EbaposeError(f"{path}: cannot be written ({trouble.strerror})"))
             except EbaposeError as trouble:
-                failed = failed or trouble
+                failures.append(trouble)
             else:
                 if path.exists():
                     self.summary.files.append(path)
-        if failed is not None and error is None:
-            raise failed
+        for failure in failures if error is not None else failures[1:]:
+            if str(error) != str(failure):  # a file that could not be written cannot be completed either
+                self.on_failure(str(failure))
+        if failures and error is None:
+            raise failures[0]
 
     def _completions(self) -> list[tuple[Path, Callable[[], object]]]:
         completions: list[tuple[Path, Callable[[], object]]] = [(table.path, table.close) for table in self._tables]

@@ -6,7 +6,8 @@ are coarser, and neither damaged frames nor audio are seen. What a frame becomes
 - The rotation that a phone wrote into the file is applied, so that coordinates are those of the upright picture.
 - 10 bit and every pixel format become RGB uint8; transparency is composited on white, as in photographs.
 - `time_s` counts from the start of the file (the earlier of picture and sound) or from the first frame of a camera.
-- Damaged frames are left out and counted. A stream that breaks off is opened again, with growing pauses.
+- Damaged frames, and those made from them, are left out and counted. A stream that breaks off is opened again, with
+  growing pauses.
 
 Live sources (cameras, streams without an end) are read by a thread that keeps only the newest frame: what comes too
 fast is dropped, never queued.
@@ -17,6 +18,7 @@ Adding a new kind of source: write a generator of (image, time_s) with its `Vide
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import threading
@@ -41,6 +43,7 @@ READ_TIMEOUT_S = 10.0
 RECONNECT_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # after as many failures in a row a stream has ended
 
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+_CAMERA = re.compile(r"(?:/dev/video)?([0-9]{1,2})")
 _logger = logging.getLogger(__name__)
 
 
@@ -49,7 +52,7 @@ class VideoInfo:
     """What is known of a video before its frames are read.
 
     Attributes:
-        name: path, address or "camera 0".
+        name: path, address (without user, password and query) or "camera 0".
         hw: height and width in px of the upright picture.
         fps: mean frames per s; `DEFAULT_FPS` where the source does not say.
         num_frames: as the file claims (0: unknown).
@@ -75,7 +78,8 @@ class ReadCounts:
 
     Attributes:
         corrupt: frames (or packets of them) that were damaged and left out.
-        missing: frames that the file's header promises and that are not there: it was cut off.
+        missing: frames that the file's header promises (in number or by its duration) and that are not there: it was
+            cut off.
         dropped: frames of a live source that nobody took in time.
         reconnects: how often a stream was opened again.
     """
@@ -190,10 +194,24 @@ class _Newest:
 
 
 def is_video_source(source: str) -> bool:
-    """Whether a word of a command line names a camera ("0"), a stream's address or standard input ("pipe:0")."""
-    camera = source.isascii() and source.isdigit() and len(source) <= 2 and not Path(source).exists()
+    """Whether a word of a command line names a camera ("0", "/dev/video0"), a stream's address or standard input
+    ("pipe:0")."""
+    camera = _camera_number(source) is not None
     address = _ADDRESS.match(source) is not None and Path(source.split("?")[0]).suffix.lower() not in PICTURE_SUFFIXES
     return camera or source == STANDARD_INPUT or address
+
+
+def _camera_number(source: str) -> int | None:
+    """0 for "0" and "/dev/video0"; None for what is no camera, also for a file that is called "0"."""
+    match = _CAMERA.fullmatch(source)
+    return int(match[1]) if match and (source.startswith("/dev/") or not Path(source).exists()) else None
+
+
+def _without_secrets(address: str) -> str:
+    """An address as it may stand in logs and results: no user, no password, no query."""
+    scheme, rest = re.split(r"[?#]", address, maxsplit=1)[0].split("://", 1)
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rsplit('@', 1)[-1]}{slash}{path}"
 
 
 def open_video(
@@ -202,7 +220,7 @@ def open_video(
     """Open a video for reading.
 
     Args:
-        source: a video file, the number of a camera (0, "0"), an address (rtsp://, http://, ...), a folder of numbered
+        source: a video file, a camera (0, "0", "/dev/video0"), an address (rtsp://, http://, ...), a folder of numbered
             pictures, "pipe:0" or "-" for standard input, or an open binary file.
         fps: frames per s of a folder of pictures, or to overrule a file's.
         live: drop frames that come too fast; by default for cameras and for addresses without an end.
@@ -214,16 +232,18 @@ def open_video(
     Raises:
         InputError: one line that names the source and the cause.
     """
-    text = str(source) if isinstance(source, str | Path | int) else getattr(source, "name", "video stream")
     is_text = isinstance(source, str | Path | int)
+    text = str(source if is_text else getattr(source, "name", "video stream"))
+    is_address = is_text and _ADDRESS.match(text) is not None
+    camera = source if isinstance(source, int) else _camera_number(text) if is_text else None
     if fps is not None and not 0 < fps <= 1000:
         raise InputError(f"{text}: {fps:g} frames per s is not possible")
     counts = ReadCounts()
     path: Path | None = None
-    if isinstance(source, int) or (is_text and text.isascii() and text.isdigit() and not Path(text).exists()):
-        info, images = _open_with_opencv(int(text), f"camera {text}", counts)
-        stem = stem or f"camera_{text}"
-    elif is_text and text not in ("-", STANDARD_INPUT) and not _ADDRESS.match(text):
+    if camera is not None:
+        info, images = _open_with_opencv(camera, f"camera {camera}", counts)
+        stem = stem or f"camera_{camera}"
+    elif is_text and text not in ("-", STANDARD_INPUT) and not is_address:
         path = Path(text)
         stem = stem or path.stem or path.resolve().name
         if path.is_dir():
@@ -234,8 +254,9 @@ def open_video(
             info, images = _open_stream(text, text, counts, live)
     else:
         opened = sys.stdin.buffer if text in ("-", STANDARD_INPUT) else source
+        text = _without_secrets(text) if is_address else text
         name = "standard input" if text in ("-", STANDARD_INPUT) else text
-        stem = stem or re.sub(r"[^\w.-]+", "_", text.split("://")[-1].split("?")[0]).strip("._-") or "video"
+        stem = stem or re.sub(r"[^\w.-]+", "_", text.split("://")[-1]).strip("._-") or "video"
         info, images = _open_stream(opened, name, counts, live)
     stem = "video" if stem == "pipe_0" else stem
     if fps is not None:
@@ -286,13 +307,14 @@ def check_size(name: str, width: int, height: int) -> None:
 
 def _open_with_opencv(source: str | int, name: str, counts: ReadCounts) -> tuple[VideoInfo, Iterator[_Timed]]:
     """Read by OpenCV: cameras, and files where PyAV is missing. A live source that breaks off is opened again."""
-    info, images = _open_capture(source, name)
+    info, images = _open_capture(source, name, counts)
     if info.live:
-        images = reconnecting(lambda: _open_capture(source, name)[1], images, name, counts)
+        images = reconnecting(lambda: _open_capture(source, name, counts)[1], images, name, counts)
     return info, images
 
 
-def _open_capture(source: str | int, name: str) -> tuple[VideoInfo, Iterator[_Timed]]:
+def _open_capture(source: str | int, name: str, counts: ReadCounts) -> tuple[VideoInfo, Iterator[_Timed]]:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # OpenCV's FFmpeg asks once; what matters we say ourselves
     live = isinstance(source, int) or _ADDRESS.match(source) is not None
     capture = _quietly(lambda: cv2.VideoCapture(source))
     read, image = _quietly(capture.read) if capture.isOpened() else (False, None)
@@ -308,9 +330,10 @@ def _open_capture(source: str | int, name: str) -> tuple[VideoInfo, Iterator[_Ti
     info = VideoInfo(name, (height, width), fps if 0 < fps <= 1000 else DEFAULT_FPS, frames, live)
 
     def images() -> Iterator[_Timed]:
-        start, last, picture = time.monotonic(), -1.0, image
+        start, last, picture, number = time.monotonic(), -1.0, image, 0
         try:
             while picture is not None:
+                number += 1
                 stamp = time.monotonic() - start if live else capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 last = stamp if stamp > last else last + 1 / info.fps
                 yield np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8), max(last, 0.0)
@@ -318,8 +341,18 @@ def _open_capture(source: str | int, name: str) -> tuple[VideoInfo, Iterator[_Ti
                 picture = picture if read else None
         finally:
             capture.release()
+        # The number is often an estimate from the duration: it must be too few frames and too short a time
+        too_short = min(frames - number, round((frames / info.fps - last) * info.fps) - 1)
+        report_missing(info, too_short, frames, counts)
 
     return info, images()
+
+
+def report_missing(info: VideoInfo, missing: int, promised: int, counts: ReadCounts) -> None:
+    """Count and name frames that a file promises and does not hold, but for the few that headers often are off by."""
+    if missing > max(2, promised // 50):
+        counts.missing = missing
+        _logger.warning("%s: the file ends early, about %d of %d frames are missing", info.name, missing, promised)
 
 
 def _quietly(call: Callable[[], Any]) -> Any:

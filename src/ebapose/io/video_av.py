@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from types import ModuleType
@@ -19,6 +21,7 @@ from ebapose.io.video import (
     VideoInfo,
     check_size,
     reconnecting,
+    report_missing,
 )
 from ebapose.structures import UInt8Array
 
@@ -28,6 +31,11 @@ _logger = logging.getLogger(__name__)
 # What FFmpeg does when a connection is slow or breaks; options that do not fit a protocol are ignored.
 _ADDRESS_OPTIONS = {"rtsp_transport": "tcp", "reconnect": "1", "reconnect_delay_max": "8"}
 _LIVE_OPTIONS = {"rtsp_transport": "tcp", "fflags": "nobuffer", "flags": "low_delay"}
+_NO_STAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS: the stamps are made up from a rate that is made up, too
+_TELL_DURATION = ("matroska", "flv", "asf", "mxf")  # formats whose header says how long they are; others are estimated
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+LONGEST_DAMAGE_S = 10.0
+_SAVE_IT = "; if it is an MP4, its index is at the end and this source cannot seek: save it as a file"
 _LIVE_PROTOCOLS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "udp://", "rtp://", "srt://")
 
 
@@ -49,7 +57,8 @@ def open_with_av(
         frames = _frames(av, container, stream, name, counts, bool(live))
         first = next(frames, None)
         if first is None:
-            raise InputError(f"{name}: no frame of this video can be decoded ({_codec(stream)})")
+            cause = _SAVE_IT if _may_not_seek(source, is_address) else ""
+            raise InputError(f"{name}: no frame of this video can be decoded ({_codec(stream)}){cause}")
     except BaseException:
         container.close()
         raise
@@ -101,11 +110,16 @@ def _open_container(av: ModuleType, source: Any, name: str, is_address: bool, li
     except PermissionError:
         raise InputError(f"{name}: no permission to read it") from None
     except av.error.InvalidDataError:
-        raise InputError(f"{name}: not a video that can be read, or cut off before its index") from None
+        cause = _SAVE_IT if _may_not_seek(source, is_address) else ", or cut off before its index"
+        raise InputError(f"{name}: not a video that can be read{cause}") from None
     except EOFError:
         raise InputError(f"{name}: the file is empty or cut off") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InputError(f"{name}: cannot be opened ({_reason(error)})") from None
+
+
+def _may_not_seek(source: Any, is_address: bool) -> bool:
+    return is_address or not (isinstance(source, str) or source.seekable())
 
 
 def _video_stream(av: ModuleType, container: Any, name: str) -> Any:
@@ -120,10 +134,16 @@ def _video_stream(av: ModuleType, container: Any, name: str) -> Any:
 
 
 def _frames(av: ModuleType, container: Any, stream: Any, name: str, counts: ReadCounts, live: bool) -> Iterator[Any]:
-    """Decoded frames; damaged packets and frames are counted, and what cannot be read any further ends it."""
+    """Decoded frames; damaged packets and frames are counted, and what cannot be read any further ends it.
+
+    FFmpeg marks the frames that it had to mend, but not those which are made from them. So after a damaged one all are
+    left out up to the next that needs no other, for `LONGEST_DAMAGE_S` at most: some streams have no such frames.
+    """
     stream.thread_type = "SLICE" if live else "AUTO"  # frame threads hold frames back
+    decoder = _decoder(av, stream)
     packets = container.demux(stream)  # ends with an empty packet, which makes the decoder give what it still holds
     broken = ""
+    damaged, damaged_s = False, 0.0
     while not broken:
         try:
             packet = next(packets, None)
@@ -134,17 +154,35 @@ def _frames(av: ModuleType, container: Any, stream: Any, name: str, counts: Read
                 _logger.warning("%s: cannot be read to its end (%s)", name, _reason(error))
             packet, broken = None, _reason(error)  # the decoder may still hold frames
         try:
-            decoded = stream.codec_context.decode(packet)
+            decoded = decoder.decode(packet)
         except av.error.FFmpegError:
             counts.corrupt += 1
+            damaged, damaged_s = True, 0.0
             continue
+        if packet is not None and packet.is_corrupt:
+            damaged, damaged_s = True, 0.0
         for frame in decoded:
+            # libvpx does not mark its frames, but gives each with its packet
+            whole = frame.key_frame or (decoder.name.startswith("libvpx") and getattr(packet, "is_keyframe", False))
             if frame.is_corrupt:
+                damaged, damaged_s = True, 0.0
+            elif whole or damaged_s > LONGEST_DAMAGE_S:
+                damaged = False
+            if damaged:
                 counts.corrupt += 1
+                damaged_s += 1 / _rate(stream)
             else:
                 yield frame
     if live:
         raise InputError(f"{name}: {broken}")
+
+
+def _decoder(av: ModuleType, stream: Any) -> Any:
+    """The stream's own decoder, or the one that sees the transparency of WebM, which FFmpeg's own ones do not."""
+    name = _ALPHA_DECODERS.get(stream.codec_context.name) if stream.metadata.get("alpha_mode") == "1" else None
+    if name is None or name not in av.codecs_available:
+        return stream.codec_context
+    return av.CodecContext.create(name, "r")
 
 
 def _images(
@@ -154,11 +192,18 @@ def _images(
     start = first.time if info.live else (container.start_time or 0) / 1_000_000
     last = -1 / info.fps
     number = 0
-    damaged_before = counts.corrupt
+    # Live and without stamps of its own: only the wall clock knows
+    clock_start = time.monotonic() if info.live and container.format.flags & _NO_STAMPS else None
+    promised_s = _promised_s(container, stream, info)
+    end_s = 0.0
     try:
         frame: Any = first
         while frame is not None:
             stamp = frame.time
+            if stamp is not None:
+                end_s = stamp + (float(frame.duration * frame.time_base) or 1 / info.fps)
+            if clock_start is not None:
+                stamp = time.monotonic() - clock_start + float(start or 0)
             time_s = last + 1 / info.fps if stamp is None else float(stamp) - float(start or 0)
             if time_s <= last:  # broken time stamps: some streams begin again from 0
                 time_s = last + 1 / info.fps
@@ -168,10 +213,20 @@ def _images(
             frame = next(frames, None)
     finally:
         container.close()
-    missing = info.num_frames - number - (counts.corrupt - damaged_before)
-    if missing > max(2, info.num_frames // 50):  # headers are off by one or two often enough
-        counts.missing = missing
-        _logger.warning("%s: the file ends early, %d of %d frames are there", info.name, number, info.num_frames)
+    promised = info.num_frames or round(promised_s * info.fps)
+    missing = promised - number if info.num_frames else round((promised_s - end_s) * info.fps)
+    report_missing(info, missing - counts.corrupt, promised, counts)
+
+
+def _promised_s(container: Any, stream: Any, info: VideoInfo) -> float:
+    """When the pictures end, in the stream's own time, as far as the file's header says; 0 where it does not."""
+    if info.live or not container.format.name.startswith(_TELL_DURATION):
+        return 0.0
+    match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)\0*", stream.metadata.get("DURATION", ""))
+    if match:
+        return 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3])
+    sound_s = 0.5 if info.has_audio else 0.0  # the sound may go on for a little longer
+    return max(0.0, (container.duration or 0) / 1_000_000 - sound_s)
 
 
 def _to_rgb(frame: Any) -> UInt8Array:

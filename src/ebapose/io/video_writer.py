@@ -1,8 +1,8 @@
 """Video out: H.264 in MP4 that plays in a browser, with the time stamps of the frames and the sound of the original.
 
 While it is written, the video is `NAME.partial.mp4`, in fragments: it plays at any moment, also after the process was
-killed or the disk was full (all but the last seconds). `close` packs it, without encoding again, together with the
-sound into `NAME.mp4`, its index at the front, and removes the partial file.
+killed or the disk was full (all but the last second or two). `close` packs it, without encoding again, together with
+the sound into `NAME.mp4`, its index at the front, and removes the partial file.
 
 Without PyAV OpenCV writes the video: VP9 in MP4, without sound, at a constant rate, playable only when complete.
 """
@@ -32,7 +32,11 @@ _ENCODERS = {  # best first; builds of FFmpeg without GPL parts lack the first
     "libopenh264": {"b": "6M"},
     "mpeg4": {"qscale": "4"},
 }
-_FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+_FRAGMENTED = {
+    "movflags": "frag_keyframe+empty_moov+default_base_moof",
+    "frag_duration": "500000",  # microseconds: a fragment is on disk before the next keyframe comes
+    "flush_packets": "1",
+}
 _MP4_AUDIO = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "alac", "flac"})  # what browsers' MP4 may hold unchanged
 _BT709 = 1  # number of the colour space in FFmpeg, for its matrix, primaries and transfer
 _logger = logging.getLogger(__name__)
@@ -73,7 +77,7 @@ class VideoWriter:
         self._hw = hw
         self._even_hw = (hw[0] + hw[0] % 2, hw[1] + hw[1] % 2)
         self._audio_from = audio_from
-        self._last_tick = -1
+        self._first_tick, self._last_tick = 0, -1
         self._frame_ticks = max(1, round(_CLOCK / fps))
         self._open = True
         self._av = import_av()
@@ -91,8 +95,18 @@ class VideoWriter:
             yield
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            kept = f"; what was written until then plays: {self.partial}" if self.num_frames else ""
+            kept = f"; what was written until then plays: {self.partial}" if self._partial_plays() else ""
             raise EbaposeError(f"{self.path}: cannot be written ({reason}){kept}") from error
+
+    def _partial_plays(self) -> bool:
+        """Whether at least one frame of the partial file can be decoded."""
+        if self._av is None or not self.partial.exists():
+            return False
+        try:
+            with self._av.open(str(self.partial)) as container:
+                return next(container.decode(video=0), None) is not None
+        except (OSError, ValueError, IndexError):
+            return False
 
     def write(self, image: UInt8Array, time_s: float | None = None) -> None:
         """Add a picture.
@@ -111,6 +125,8 @@ class VideoWriter:
             image = np.asarray(cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_REPLICATE), np.uint8)
         tick = self._last_tick + self._frame_ticks if time_s is None else round(time_s * _CLOCK)
         self._last_tick = max(tick, self._last_tick + 1, 0)
+        if self.num_frames == 0:
+            self._first_tick = self._last_tick
         with self._writing():
             self._sink.write(np.ascontiguousarray(image), self._last_tick)
         self.num_frames += 1
@@ -135,12 +151,12 @@ class VideoWriter:
     def _pack(self, target: Path) -> None:
         audio = self._audio_from
         try:
-            _remux(self._av, self.partial, target, audio)
+            _remux(self._av, self.partial, target, audio, self._first_tick / _CLOCK)
         except (OSError, ValueError) as error:
             if audio is None or _is_disk_trouble(error):
                 raise
             _logger.warning("%s: its sound cannot be taken over (%s)", audio, error)
-            _remux(self._av, self.partial, target, None)
+            _remux(self._av, self.partial, target, None, self._first_tick / _CLOCK)
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -175,7 +191,7 @@ class _AvSink:
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.time_base = Fraction(1, _CLOCK)
-        context.gop_size = max(1, round(2 * fps))  # a fragment of 2 s: more is not lost when the process is killed
+        context.gop_size = max(1, round(2 * fps))  # players can only jump to keyframes
         context.sample_aspect_ratio = Fraction(pixel_aspect).limit_denominator(255)
         # HD's colours: without the tags players guess from the size
         context.colorspace = context.color_primaries = context.color_trc = _BT709
@@ -224,8 +240,8 @@ class _OpenCVSink:
         self._writer.release()
 
 
-def _remux(av: ModuleType | None, video: Path, target: Path, audio: Path | None) -> None:
-    """Pack the encoded video, and the sound of another file as far as the video reaches, into one MP4."""
+def _remux(av: ModuleType | None, video: Path, target: Path, audio: Path | None, start_s: float) -> None:
+    """Pack the encoded video, its first frame at `start_s`, and another file's sound as far as it reaches, into MP4."""
     assert av is not None
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(av.open(str(video)))
@@ -233,12 +249,15 @@ def _remux(av: ModuleType | None, video: Path, target: Path, audio: Path | None)
         out = stack.enter_context(av.open(str(target), "w", format="mp4", options={"movflags": "faststart"}))
         stream = source.streams.video[0]
         copied = out.add_stream_from_template(stream)
+        # Encoders that reorder frames begin later than 0 in fragments, where no edit list takes it back
+        delay = (stream.start_time or 0) - round(start_s / stream.time_base)
         end_s = float((source.duration or 0) / av.time_base)
         sounds = iter(()) if sound is None or not sound.streams.audio else _sound(av, sound, out, end_s)
         waiting = next(sounds, None)
         for packet in source.demux(stream):
             if packet.dts is None:
                 continue
+            packet.pts, packet.dts = packet.pts - delay, packet.dts - delay
             time_s = float(packet.dts * packet.time_base)
             while waiting is not None and waiting[0] <= time_s:
                 out.mux(waiting[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -118,10 +119,18 @@ class TrackPlots:
             path.scores.append(poses.scores[number])
 
     def save(self, folder: Path) -> list[Path]:
-        """Write `track_0001.png` and so on for the longest tracks; returns the files. Raises OSError."""
+        """Write `track_0001.png` and so on for the longest tracks; returns the files. Raises OSError.
+
+        A folder that stays empty is not left behind.
+        """
         long = [i for i, path in self._paths.items() if path.times_s[-1] - path.times_s[0] >= SHORTEST_PLOT_S]
         chosen = sorted(sorted(long, key=lambda i: -len(self._paths[i].times_s))[: self._most])
-        return [self._plot(identity, folder / f"track_{identity:04d}.png") for identity in chosen]
+        try:
+            return [self._plot(identity, folder / f"track_{identity:04d}.png") for identity in chosen]
+        except OSError:
+            with contextlib.suppress(OSError):  # it holds something
+                folder.rmdir()
+            raise
 
     def _plot(self, identity: int, target: Path) -> Path:
         from matplotlib.figure import Figure

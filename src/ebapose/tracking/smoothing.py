@@ -20,7 +20,7 @@ Float64Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SmoothingOptions:
-    """Strength of the filter; the defaults were measured with benchmarks/smoothing.py.
+    """Strength of the filter; the defaults were measured with benchmarks/tracking.py --smoothing.
 
     Attributes:
         min_cutoff_hz: cutoff for a keypoint at rest. Lower: smoother.

@@ -55,6 +55,7 @@ class TrackedVideo:
     Attributes:
         info: of the video.
         counts: what happened so far.
+        until_s: frames from this time on are not looked at any more; None: all are.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class TrackedVideo:
         self.reader = reader
         self.info: VideoInfo = reader.info
         self.counts = TrackCounts(reader.counts)
+        self.until_s: float | None = None
         self._detect, self._estimate = detect, estimate
         self._detect_every_s = detect_every_s
         self._tracker = Tracker(tracker)
@@ -107,6 +109,8 @@ class TrackedVideo:
         with self.reader:
             for frame in self.reader:
                 now_s = frame.time_s or 0.0
+                if self.until_s is not None and now_s >= self.until_s:
+                    return
                 # half a frame of tolerance: time stamps are rounded
                 due = now_s - detected_s >= self._detect_every_s - 0.5 / self.info.fps
                 if due or self._tracker.needs_detection:
