@@ -50,7 +50,11 @@ def test_a_good_file_has_no_findings(write_coco: Callable[..., Path]) -> None:
         ("annotation entry", {"keypoints": [1, 2, 3]}),
         ("annotation entry", {"keypoints": [float("nan")] * 51}),
         ("annotation entry", {"keypoint_weights": [-1.0] * 17}),
+        ("annotation entry", {"keypoint_weights": [1.0, 2.0]}),
+        ("annotation entry", {"iscrowd": "no"}),
+        ("annotation entry", {"category_id": None}),
         ("annotation entry", {"image_id": None}),
+        ("unlisted category", {"category_id": 7}),
         ("orphan annotation", {"image_id": 77}),
         ("duplicate annotation id", {"id": 1}),
         ("visibility", {"keypoints": [30, 30, 3] * 17}),
@@ -73,6 +77,19 @@ def test_each_problem_is_found_and_named(write_coco: Callable[..., Path], kind: 
     assert report.ok == (finding.level == "warning")
     assert kind in text(report)
     assert json.loads(json.dumps(report.to_dict()))["ok"] == report.ok
+
+
+@pytest.mark.parametrize("people", [[], [person(1, iscrowd=1)], [person(1, keypoints=[0] * 51)]])
+def test_a_file_without_anybody_to_learn_from_is_wrong(write_coco: Callable[..., Path], people: list[Any]) -> None:
+    report = check_annotations(write_coco(people))
+    assert counts(report)["nobody"] == 1
+    assert not report.ok
+
+
+def test_a_category_whose_id_is_no_number(write_coco: Callable[..., Path]) -> None:
+    report = check_annotations(write_coco([person(1)], category=CATEGORY | {"id": "person"}))
+    assert counts(report) == {"category": 1, "unlisted category": 1}
+    assert report.findings[0].examples == ("category 'person': id is 'person', expected a whole number",)
 
 
 def test_pictures(write_coco: Callable[..., Path]) -> None:

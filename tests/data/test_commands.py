@@ -43,6 +43,9 @@ def test_check(drawn: Path, write_coco: Callable[..., Path], capsys: pytest.Capt
 def test_show(drawn: Path, tmp_path: Path) -> None:
     assert commands.show(drawn, tmp_path / "s.png", count=4, size_hw=(64, 48), augment="strong") == 0
     assert cv2.imread(str(tmp_path / "s.png")).shape == (2 * 64, 3 * 48, 3)  # as square as it gets
+    for size_hw in ((0, 0), (-5, 10)):
+        with pytest.raises(UsageError, match="height and width must be at least 1"):
+            commands.show(drawn, tmp_path / "s.png", size_hw=size_hw)
     with pytest.raises(UsageError, match=r"\.png or \.jpg"):
         commands.show(drawn, tmp_path / "s.gif")
 
@@ -58,7 +61,7 @@ def test_convert_names_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFi
     assert commands.convert("mpii", tmp_path / "mpii.json", tmp_path / "out.json") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("1 pictures, 1 persons")
-    assert lines[-1] == "left out: 2 more pictures"
+    assert lines[-1] == "left out: 2 more"
     with pytest.raises(UsageError, match="no split"):
         commands.convert("mpii", tmp_path / "mpii.json", tmp_path / "out.json", split="val")
 

@@ -14,7 +14,8 @@ from scipy.io import savemat
 
 from ebapose.data.check import check_annotations
 from ebapose.data.coco import load_coco
-from ebapose.data.convert import crowdpose_to_coco, lsp_to_coco, mpii_to_coco, yolo_to_coco
+from ebapose.data.convert import crowdpose_to_coco, lsp_to_coco, mpii_to_coco
+from ebapose.data.convert_yolo import yolo_to_coco
 from ebapose.errors import InputError, UsageError
 from ebapose.skeleton import COCO17, CROWDPOSE14, LSP14, MPII16
 
@@ -102,6 +103,20 @@ def test_mpii_release(tmp_path: Path) -> None:
     assert everything.num_persons == 4
 
 
+def test_an_mpii_release_that_does_not_fit_together(tmp_path: Path) -> None:
+    images = write_pictures(tmp_path / "images", "a.jpg")
+    whole = mpii_release()
+    nameless = np.array([{"annorect": {"x1": 1.0}}] * 5, object)
+    for change, message in (
+        ({"img_train": np.ones(3)}, "annolist has 5 pictures, img_train is about 3"),
+        ({"annolist": np.zeros(5)}, "annolist has 0 pictures, img_train is about 5"),
+        ({"annolist": nameless}, "picture 0 of annolist has no image name"),
+    ):
+        savemat(tmp_path / "mpii.mat", {"RELEASE": whole | change})
+        with pytest.raises(InputError, match=rf"mpii\.mat: {message}"):
+            mpii_to_coco(tmp_path / "mpii.mat", images, tmp_path / "o.json")
+
+
 def test_mpii_json(tmp_path: Path) -> None:
     joints = random_points(0, 16)
     joints[2], joints[3] = (-1, -1), (50, 60)
@@ -150,11 +165,31 @@ def test_crowdpose(tmp_path: Path) -> None:
     assert data[0].num_keypoints == 13
     assert data.areas[0] == pytest.approx(0.53 * 110 * 90)
     assert len(data.persons()) == 1
-    for change in ({"keypoints": [1, 2, 3]}, {"bbox": None}, {"image_id": 5}):
+    nan = float("nan")
+    for change in ({"keypoints": [1, 2, 3]}, {"bbox": None}, {"bbox": [nan] * 4}, {"image_id": 5}, {"image_id": [1]}):
         (tmp_path / "crowdpose_val.json").write_text(json.dumps(crowdpose(**change)))
         with pytest.raises(InputError, match=r"crowdpose_val\.json: annotation 100000"):
             crowdpose_to_coco(tmp_path / "crowdpose_val.json", images, tmp_path / "out.json")
     assert load_coco(done.path).num_images == 1  # the older result is still whole
+    (tmp_path / "crowdpose_val.json").write_text(json.dumps(crowdpose(bbox=[20, 15, -3, 9])))
+    done = crowdpose_to_coco(tmp_path / "crowdpose_val.json", images, tmp_path / "out.json")
+    assert done.num_persons == 0
+    assert done.skipped == (f"{tmp_path}/crowdpose_val.json: annotation 100000: a box of -3 x 9 px",)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        ([{"id": [1]}], r"image 0: id is \[1\], expected a whole number"),
+        ([{"id": 1}], "image 1: file_name is missing"),
+        ([{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}], "several images have the same id 1"),
+    ],
+)
+def test_crowdpose_pictures_that_cannot_be_told_apart(tmp_path: Path, pictures: list[Any], message: str) -> None:
+    (tmp_path / "c.json").write_text(json.dumps(crowdpose() | {"images": pictures}))
+    images = write_pictures(tmp_path / "images", "a.jpg", "b.jpg")
+    with pytest.raises(InputError, match=rf"c\.json: {message}"):
+        crowdpose_to_coco(tmp_path / "c.json", images, tmp_path / "out.json")
 
 
 def write_yolo(folder: Path, dimensions: int = 3, **changes: Any) -> Path:
@@ -193,6 +228,42 @@ def test_yolo(tmp_path: Path, dimensions: int) -> None:
     (tmp_path / "list.txt").write_text("images/train/a.jpg\n")
     path.write_text(path.read_text().replace("train: images/train", "train: list.txt"))
     assert yolo_to_coco(path, tmp_path / "list.json").num_images == 1
+
+
+def test_yolo_leaves_other_classes_and_boxes_without_area_out(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path, names=["dog", "person", "cat"])
+    labels = tmp_path / "labels" / "train" / "a.txt"
+    rest = labels.read_text().splitlines()[0][1:]
+    empty = rest.replace(" 0.25 ", " -0.25 ", 1)
+    labels.write_text("\n".join([f"1{rest}", f"0{rest}", f"2{rest}", f"2{rest}", f"1{empty}"]))
+    done = yolo_to_coco(path, tmp_path / "o.json")
+    assert done.num_persons == 1
+    assert done.skipped == (
+        "labels of other classes than the person's, 1: 2 of class 2, 1 of class 0",
+        f"{labels}: line 5: a box of -40 x 90 px",
+    )
+    for names, persons in (({0: "hand"}, 1), (None, 1)):  # the only class; none named: class 0
+        path = rewrite(path, names=names)
+        assert yolo_to_coco(path, tmp_path / "o.json").num_persons == persons
+    for names in (["dog", "cat"], 5):
+        with pytest.raises(InputError, match="do not tell which class is a person"):
+            yolo_to_coco(rewrite(path, names=names), tmp_path / "o.json")
+
+
+def rewrite(path: Path, **changes: Any) -> Path:
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+    return path
+
+
+def test_yolo_text_files(tmp_path: Path) -> None:
+    path = rewrite(write_yolo(tmp_path), train="list.txt")
+    write_pictures(tmp_path, "images/b c.jpg")
+    (tmp_path / "list.txt").write_text("images/train/a.jpg\n\nimages/b c.jpg\n")
+    assert yolo_to_coco(path, tmp_path / "o.json").num_images == 2
+    for broken in (tmp_path / "labels" / "train" / "a.txt", tmp_path / "list.txt"):
+        broken.write_bytes(b"\xff\xfe\x00")
+        with pytest.raises(InputError, match=rf"{broken.name}: not a text file"):
+            yolo_to_coco(path, tmp_path / "o.json")
 
 
 def test_yolo_with_another_skeleton(tmp_path: Path) -> None:
@@ -235,10 +306,13 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "junk.mat").write_bytes(b"MATLAB 5.0 junk" * 20)
     savemat(tmp_path / "other.mat", {"x": np.zeros(3)})
     savemat(tmp_path / "flat.mat", {"joints": np.zeros((3, 14))})
-    for name in ("junk.mat", "other.mat", "flat.mat", "nosuch.mat"):
+    savemat(tmp_path / "texts.mat", {"joints": np.full((3, 14, 1), "x", object)})
+    with pytest.raises(UsageError, match=r"nosuch\.mat: no such file"):
+        lsp_to_coco(tmp_path / "nosuch.mat", images, tmp_path / "o.json")
+    for name in ("junk.mat", "other.mat", "flat.mat", "texts.mat"):
         with pytest.raises(InputError, match=name):
             lsp_to_coco(tmp_path / name, images, tmp_path / "o.json")
-        if name != "flat.mat":
+        if name not in ("flat.mat", "texts.mat"):
             with pytest.raises(InputError, match=name):
                 mpii_to_coco(tmp_path / name, images, tmp_path / "o.json")
     savemat(tmp_path / "joints.mat", {"joints": np.ones((3, 14, 2))})

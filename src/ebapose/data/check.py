@@ -24,6 +24,7 @@ from ebapose.data.coco_file import (
     load_skeleton,
     read_coco_json,
 )
+from ebapose.data.sides import swapped_sides
 from ebapose.errors import InputError
 from ebapose.io.pictures import read_image
 from ebapose.skeleton import Skeleton
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 Level = Literal["error", "warning"]
 
 KINDS: dict[str, tuple[Level, str]] = {
+    "category": ("error", "no category with a usable id, or several: choose one by its name"),
     "skeleton": ("error", "keypoint names, flip pairs or sigmas are missing or contradict each other"),
     "image entry": ("error", "an entry of images has no usable id, file_name, width or height"),
     "duplicate image id": ("error", "several entries of images have the same id"),
@@ -43,6 +45,8 @@ KINDS: dict[str, tuple[Level, str]] = {
     "annotation entry": ("error", "a field is missing, not a number, or has the wrong length"),
     "duplicate annotation id": ("error", "several annotations have the same id"),
     "orphan annotation": ("error", "image_id is not listed in images"),
+    "unlisted category": ("error", "category_id is not listed in categories; training leaves the annotation out"),
+    "nobody": ("error", "no person with a labelled keypoint who is no crowd: nobody to learn from"),
     "visibility": ("error", "a visibility other than 0, 1 or 2"),
     "empty box": ("error", "width or height of bbox is not positive; training leaves the person out"),
     "box outside": ("error", "bbox does not touch the picture; training leaves the person out"),
@@ -147,7 +151,8 @@ def check_annotations(
         max_examples: places to name per kind of problem.
 
     Raises:
-        InputError: the file is not JSON or has not the frame of a COCO file; everything else becomes a finding.
+        UsageError: there is no such file.
+        InputError: it is not JSON or has not the frame of a COCO file; everything else becomes a finding.
     """
     path = Path(annotations)
     data = read_coco_json(path)
@@ -156,7 +161,11 @@ def check_annotations(
     chosen: Mapping[str, Any] = {}
     try:
         chosen = find_category(data, path, category)
-        bones = category_skeleton(chosen, path) if skeleton is None else load_skeleton(skeleton)
+    except InputError as error:
+        found.add("category", str(error).removeprefix(f"{path}: "))
+    try:
+        if chosen or skeleton is not None:
+            bones = category_skeleton(chosen, path) if skeleton is None else load_skeleton(skeleton)
     except InputError as error:
         found.add("skeleton", str(error).removeprefix(f"{path}: "))
     images = _find_image_entries(data["images"], found)
@@ -164,9 +173,12 @@ def check_annotations(
     folder = find_images_dir(path, first_name) if images_dir is None else Path(images_dir)
     _find_pictures(images, folder, read_pictures, found)
 
-    people = [a for a in data["annotations"] if "id" not in chosen or a.get("category_id") == chosen["id"]]
+    _find_categories(data, found)
+    people = [a for a in data["annotations"] if not chosen or a.get("category_id") == chosen["id"]]
     length = bones.num_keypoints if bones else None
     persons = _find_annotation_entries(people, images, length, found)
+    if bones is not None and not persons:
+        found.add("nobody", f"{len(people)} annotations of category {chosen.get('name')!r}")
     labelled: dict[str, int] = {}
     if bones is not None and persons:
         visibility = np.stack([person[:, 2] for person in persons]) > 0
@@ -174,7 +186,8 @@ def check_annotations(
         labelled = {name: int(n) for name, n in zip(bones.keypoint_names, counts, strict=True)}
         for name in (name for name, count in labelled.items() if count == 0):
             found.add("never labelled", name)
-        _find_swapped_sides(np.stack(persons), bones, found)
+        for line in swapped_sides(np.stack(persons), bones):
+            found.add("left and right", line)
     return CheckReport(
         annotations=str(path),
         images_dir=str(folder),
@@ -250,6 +263,16 @@ def _find_pictures(images: Mapping[int, tuple[str, int, int]], folder: Path, rea
                     found.add(*problem)
 
 
+def _find_categories(data: Mapping[str, Sequence[Mapping[str, Any]]], found: _Found) -> None:
+    listed = [category.get("id") for category in data["categories"]]
+    for number, entry in enumerate(data["annotations"]):
+        where = f"annotation {entry['id']}" if _is_whole(entry.get("id")) else f"annotations[{number}]"
+        if entry.get("category_id") is None:
+            found.add("annotation entry", f"{where}: category_id")
+        elif entry["category_id"] not in listed:
+            found.add("unlisted category", f"{where}: category {entry['category_id']}")
+
+
 def _find_annotation_entries(
     people: Sequence[Mapping[str, Any]],
     images: Mapping[int, tuple[str, int, int]],
@@ -275,8 +298,12 @@ def _find_annotation_entries(
             found.add("orphan annotation", f"{where}: image {image_id}")
         image = images.get(image_id) if isinstance(image_id, int) else None
         box = _find_box(entry, where, image, found)
+        _find_weights(entry, where, num_keypoints, found)
         points = _find_keypoints(entry, where, image, box, num_keypoints, found)
-        if points is None or entry.get("iscrowd") or not (points[:, 2] > 0).any():
+        crowd = float(entry["iscrowd"]) if isinstance(entry.get("iscrowd"), bool) else entry.get("iscrowd", 0)
+        if _numbers(crowd, ()) is None:
+            found.add("annotation entry", f"{where}: iscrowd")
+        if points is None or crowd or not (points[:, 2] > 0).any():
             continue
         key = (image_id if _is_whole(image_id) else None, points.tobytes())
         if key in seen:
@@ -297,9 +324,6 @@ def _find_box(
         found.add("annotation entry", f"{where}: area")
     elif area <= 0:
         found.add("no area", f"{where}: {area:g}")
-    weights = entry.get("keypoint_weights")
-    if weights is not None and (values := _numbers(weights, None)) is not None and (values < 0).any():
-        found.add("annotation entry", f"{where}: keypoint_weights are negative")
     box = _numbers(entry.get("bbox"), (4,))
     if box is None:
         found.add("annotation entry", f"{where}: bbox")
@@ -318,6 +342,17 @@ def _find_box(
         elif x < -2 or y < -2 or x + w > width + 2 or y + h > height + 2:
             found.add("box beyond", f"{shown} in {width}x{height}")
     return box
+
+
+def _find_weights(entry: Mapping[str, Any], where: str, num_keypoints: int | None, found: _Found) -> None:
+    if "keypoint_weights" not in entry:
+        return
+    weights = _numbers(entry["keypoint_weights"], None if num_keypoints is None else (num_keypoints,))
+    if weights is None:
+        wanted = f" (expected {num_keypoints} finite numbers)" if num_keypoints else ""
+        found.add("annotation entry", f"{where}: keypoint_weights{wanted}")
+    elif (weights < 0).any():
+        found.add("annotation entry", f"{where}: keypoint_weights are negative")
 
 
 def _find_keypoints(
@@ -357,61 +392,6 @@ def _find_keypoints(
         for i in np.flatnonzero(far):
             found.add("keypoint far from box", f"{where}: keypoint {i}")
     return points
-
-
-def _find_swapped_sides(persons: NDArray[np.float64], skeleton: Skeleton, found: _Found) -> None:
-    """Compare, over all persons (N, K, 3), which side of the picture each pair's left keypoint is on.
-
-    A face that looks at the viewer has its left eye on the right of the picture, so names can be checked there; any
-    other pair must mostly agree with the rest of its body. Fewer than ten persons prove nothing.
-    """
-    if not skeleton.flip_pairs:
-        return
-    left, right = (np.array(side) for side in zip(*skeleton.flip_pairs, strict=True))
-    names = skeleton.keypoint_names
-    labelled = (persons[:, left, 2] > 0) & (persons[:, right, 2] > 0)
-    across = persons[:, left, 0] - persons[:, right, 0]
-    everything = np.where(persons[..., 2] > 0, persons[..., 0], np.nan)
-    with np.errstate(invalid="ignore"):
-        extent = np.nan_to_num(np.nanmax(everything, axis=1) - np.nanmin(everything, axis=1))
-    clear = labelled & (np.abs(across) > 0.1 * extent[:, None])
-    side = np.sign(across) * clear
-
-    for i, (a, b) in enumerate(skeleton.flip_pairs):
-        others = np.delete(side, i, axis=1).sum(axis=1)
-        usable = (side[:, i] != 0) & (others != 0)
-        agreeing = int(np.count_nonzero(usable & (side[:, i] == np.sign(others))))
-        total = int(np.count_nonzero(usable))
-        if total >= 10 and agreeing < 0.5 * total:
-            found.add(
-                "left and right",
-                f"{names[a]} / {names[b]}: on the same side as the other pairs in {agreeing} of {total} persons",
-            )
-
-    if {"nose", "left_eye", "right_eye"} <= set(names):
-        nose, left_eye, right_eye = (names.index(n) for n in ("nose", "left_eye", "right_eye"))
-        facing = (persons[:, [nose, left_eye, right_eye], 2] == 2).all(axis=1)
-        facing &= _upright(persons, names)
-        total = int(np.count_nonzero(facing))
-        good = int(np.count_nonzero(facing & (persons[:, left_eye, 0] > persons[:, right_eye, 0])))
-        if total >= 10 and good < 0.5 * total:
-            found.add(
-                "left and right",
-                f"left_eye is left of right_eye in the picture for {total - good} of {total} faces: the body's left is "
-                "on the right of the picture when a person faces the camera",
-            )
-
-
-def _upright(persons: NDArray[np.float64], names: Sequence[str]) -> NDArray[np.bool_]:
-    """(N,) whether the eyes are above the shoulders; True where no shoulder is labelled."""
-    eyes = persons[:, [i for i, n in enumerate(names) if "eye" in n], 1].mean(axis=1)
-    shoulders = [i for i, n in enumerate(names) if "shoulder" in n]
-    if not shoulders:
-        return np.ones(len(persons), np.bool_)
-    seen = persons[:, shoulders, 2] > 0
-    lowest = np.where(seen, persons[:, shoulders, 1], np.inf).min(axis=1)
-    upright: NDArray[np.bool_] = eyes < lowest
-    return upright
 
 
 def _is_whole(value: Any) -> bool:

@@ -113,7 +113,8 @@ def convert(
     Returns:
         0.
     """
-    from ebapose.data.convert import crowdpose_to_coco, lsp_to_coco, mpii_to_coco, yolo_to_coco
+    from ebapose.data.convert import crowdpose_to_coco, lsp_to_coco, mpii_to_coco
+    from ebapose.data.convert_yolo import yolo_to_coco
 
     folder = images or source.parent / "images"
     if kind == "lsp":
@@ -130,7 +131,7 @@ def convert(
     for line in done.skipped[:10]:
         print(f"left out: {line}")
     if len(done.skipped) > 10:
-        print(f"left out: {len(done.skipped) - 10} more pictures")
+        print(f"left out: {len(done.skipped) - 10} more")
     return 0
 
 

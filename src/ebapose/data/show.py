@@ -50,11 +50,13 @@ def contact_sheet(
         RGB uint8, rows * H by columns * W.
 
     Raises:
-        UsageError: `count` or `columns` is below 1.
+        UsageError: `count`, `columns` or a side of `size_hw` is below 1.
         InputError: there is nobody to show.
     """
     if count < 1 or (columns is not None and columns < 1):
         raise UsageError("a sheet needs at least one crop and one column")
+    if min(size_hw) < 1:
+        raise UsageError(f"crops of {size_hw[0]}x{size_hw[1]} px: height and width must be at least 1")
     if len(records) == 0:
         raise InputError(f"{records.source}: no person with a labelled keypoint")
     height, width = size_hw

@@ -57,7 +57,7 @@ def head_sizes(truth: ArrayLike, labelled: ArrayLike, skeleton: Skeleton) -> Flo
     """(N,) distance top of the head - neck in px, NaN where one of the two is not labelled.
 
     Raises UsageError for skeletons without such keypoints (COCO's 17 are one). MPII's official head size is instead
-    0.6 times the diagonal of its head rectangle: give that to `relative_errors` where you have the rectangles.
+    0.6 times the diagonal of its head rectangle: the report takes that where annotations have it (`head_size`).
     """
     names = [name.lower() for name in skeleton.keypoint_names]
     top = next((names.index(n) for n in _HEAD_TOP if n in names), None)
