@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from ebapose.cli import main
 from ebapose.errors import InputError, UsageError
 from ebapose.evaluation.run import evaluate
 from ebapose.skeleton import COCO17
@@ -103,3 +104,15 @@ def test_a_skeleton_can_be_given_and_nothing_else_is_dropped(weights, people, tm
     assert run(weights, people, tmp_path / "out", skeleton="coco17").metrics["num_poses"] == PERSONS
     with pytest.raises(UsageError, match="judged as they are, without flip_test, foo"):
         evaluate(None, people, tmp_path / "out", predictions=results, flip_test=True, foo=1)
+
+
+def test_the_command(weights, people, tmp_path, capsys):
+    (tmp_path / "results.json").write_text(json.dumps([{**result(1, STANDING + 4), "category_id": 5}]))
+    judge = ["evaluate", "--annotations", str(people), "--predictions", str(tmp_path / "results.json")]
+    assert main([*judge, "--out", str(tmp_path / "out"), "--skeleton", "coco17"]) == 0
+    assert main([*judge, "--out", str(tmp_path / "out"), "--no-flip-test"]) == 2
+    assert "without flip_test" in capsys.readouterr().err
+    (tmp_path / "2.jpg").unlink()
+    arguments = ["--annotations", str(people), "--images", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(["evaluate", str(weights), *arguments, "--runtime", "torch", "--worst", "0"]) == 1  # a picture failed
+    assert "1 pictures could not be read" in capsys.readouterr().out
