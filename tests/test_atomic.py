@@ -101,3 +101,17 @@ def test_two_writers_do_not_meet(tmp_path):
         first.write_text("first")
         second.write_text("second")
     assert path.read_text() == "first"  # the outer one ended last
+
+
+def test_the_longest_name_that_a_folder_takes(tmp_path):
+    path = tmp_path / ("ü" * 125 + ".json")  # 255 bytes
+    write_text(path, "x")
+    assert list(tmp_path.iterdir()) == [path]
+    with atomic_write(tmp_path / "short.json") as temporary:
+        assert temporary.name.startswith(".short.")
+
+
+def test_a_folder_of_this_name_is_found_before_anything_is_written(tmp_path):
+    (tmp_path / "poses.json").mkdir()
+    with pytest.raises(IsADirectoryError), atomic_write(tmp_path / "poses.json"):
+        pytest.fail("entered")

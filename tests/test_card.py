@@ -149,3 +149,17 @@ def test_the_file_must_be_the_one_of_the_card(tmp_path):
     model.unlink()
     with pytest.raises(ModelFileError, match=r"b\.onnx: No such file"):
         verify_sha256(model, make_card(sha256=digest))
+
+
+def test_the_weights_of_an_openvino_model_are_part_of_it(tmp_path):
+    model = tmp_path / "b.xml"
+    model.write_bytes(b"graph")
+    (tmp_path / "b.bin").write_bytes(b"weights")
+    card = make_card(sha256=sha256_of(model))
+    assert card.sha256 == hashlib.sha256(b"graphweights").hexdigest()
+    (tmp_path / "b.bin").write_bytes(b"weightz")
+    with pytest.raises(ModelFileError, match=r"b\.xml: sha256 differs from its card"):
+        verify_sha256(model, card)
+    (tmp_path / "b.bin").unlink()
+    with pytest.raises(ModelFileError, match=r"b\.bin: No such file"):
+        verify_sha256(model, card)

@@ -85,7 +85,7 @@ class ModelCard(Config):
         architecture: registered model name without its size, e.g. "eba_prnetcc18".
         options: keyword arguments of the architecture that differ from its defaults.
         skeleton: the keypoints; the name of a built-in skeleton or all of it.
-        sha256: of the file beside the card; empty in the copy inside the file.
+        sha256: of the file beside the card, see `sha256_of`; empty in the copy inside the file.
         license, source, about: for people; `about` may hold anything.
     """
 
@@ -158,9 +158,12 @@ def read_card(model_path: Path) -> ModelCard | None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Hex digest of a model file; of an OpenVINO model's .xml followed by its .bin, where the weights are."""
+    digest = hashlib.sha256()
+    for part in (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,):
+        with part.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
 
 
 def verify_sha256(model_path: Path, card: ModelCard) -> None:
@@ -173,7 +176,7 @@ def verify_sha256(model_path: Path, card: ModelCard) -> None:
     try:
         found = sha256_of(model_path)
     except OSError as error:
-        raise ModelFileError(f"{model_path}: {error.strerror or error}") from None
+        raise ModelFileError(f"{error.filename or model_path}: {error.strerror or error}") from None
     if found != card.sha256:
         raise ModelFileError(
             f"{model_path}: sha256 differs from its card {card_path(model_path).name}: damaged or replaced"

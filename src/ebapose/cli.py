@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import inspect
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,9 @@ RuntimeName: TypeAlias = Literal["auto", "openvino", "onnxruntime", "torch"]
 
 
 def predict(
-    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE...")],
+    sources: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE...", help_behavior_hint="(required)")
+    ],
     /,
     out: Path = Path("ebapose-out"),
     save: tuple[Format, ...] = ("overlay", "json"),
@@ -84,10 +87,15 @@ def predict(
 
     if not sources:
         raise UsageError("predict: name at least one picture, folder, pattern, list file or -")
+    if not save:
+        raise UsageError("--save: name at least one of what there is to write, see ebapose predict --help")
+    if boxes is not None and whole_image:
+        raise UsageError("--boxes and --whole-image exclude each other")
     video = VideoOptions(smooth=smooth, detect_every_s=detect_every, show=show, seconds=seconds, fps=fps)
     detector: PersonDetector | Literal["whole-image"]
     if boxes is not None:
-        detector = GivenBoxes(_as_usage(read_detections, boxes))
+        given = _as_usage(read_detections, boxes)
+        detector = GivenBoxes(given.boxes, unusable=given.unusable)
     elif whole_image:
         detector = "whole-image"
     else:
@@ -507,7 +515,9 @@ def _print_json(value: Any) -> None:
 
 
 def _print_error(line: str) -> None:
-    print(f"ebapose: {line}", file=sys.stderr, flush=True)
+    """One line on standard error, also where a file's name holds line breaks or other control characters."""
+    one_line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], line)
+    print(f"ebapose: {one_line}", file=sys.stderr, flush=True)
 
 
 class _Progress:

@@ -17,6 +17,7 @@ from ebapose.cli import main
 from ebapose.errors import EbaposeError, ModelFileError, UsageError
 from ebapose.export import files
 from ebapose.export.files import export_model
+from ebapose.export.openvino import export_openvino
 from ebapose.export.verify import compare, example_crops, open_module
 from ebapose.inference.predictor import load
 from ebapose.inference.runtime import OpenVINORuntime, TorchRuntime, load_model_file
@@ -84,7 +85,30 @@ def test_damage_and_wrong_usage_are_one_line(tmp_path: Path) -> None:
         export_model("test_simcc_64x64", tmp_path, images=tmp_path)
     path = export_model("test_simcc_64x64", tmp_path, format="openvino").path
     path.with_suffix(".bin").unlink()
+    with pytest.raises(ModelFileError, match=r"\.bin: No such file"):
+        load_model_file(path)
+    card_path(path).unlink()
     with pytest.raises(ModelFileError, match="OpenVINO cannot load it"):
         load_model_file(path)
     with pytest.raises(UsageError, match="cannot run an OpenVINO file"):
         load_model_file(path, "onnxruntime")
+
+
+def test_an_interruption_leaves_the_older_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    card = open_module(TINY[0])[1]
+    source = export_model(TINY[0], tmp_path / "onnx", precision="fp32").path
+    path = export_openvino(source, card, tmp_path / "m.xml")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+    assert set(before) == {"m.xml", "m.bin", "m.card.json"}
+
+    def interrupted(model: object, written: Path, **_: object) -> None:
+        written.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(openvino, "save_model", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_openvino(source, card, path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["onnx"]

@@ -9,7 +9,7 @@ import pytest
 
 from ebapose import zoo
 from ebapose.card import card_path
-from ebapose.errors import InputError, ModelFileError
+from ebapose.errors import InputError, ModelFileError, UsageError
 from ebapose.geometry.boxes import iou
 from ebapose.inference.detector import GivenBoxes, NanoDet, WholeImage
 from ebapose.structures import Boxes, Frame
@@ -90,3 +90,16 @@ def test_given_boxes_by_name_and_by_image_id() -> None:
     assert len(detector(Frame(image, "COCO_val2014_000000000017.jpg"))) == 1
     with pytest.raises(InputError, match=r"/a/other\.jpg: not among the pictures of the given boxes"):
         detector(Frame(image, "/a/other.jpg"))
+
+
+def test_listed_boxes_that_are_none_are_named() -> None:
+    frame = Frame(np.zeros((30, 40, 3), np.uint8), "/a/b/photo.jpg")
+    detector = GivenBoxes({"photo.jpg": Boxes.from_xyxy([])}, unusable={"photo.jpg": ["entry 3 of x.json: why"]})
+    assert detector.problems(frame) == ["/a/b/photo.jpg: entry 3 of x.json: why"]
+    assert GivenBoxes({"photo.jpg": Boxes.from_xyxy([])}).problems(frame) == []
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
+def test_a_score_that_is_none_is_refused(score: float) -> None:
+    with pytest.raises(UsageError, match=r"detector score .*: must lie in 0\.\.1"):
+        NanoDet(score_threshold=score)

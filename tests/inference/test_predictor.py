@@ -137,6 +137,7 @@ def test_poses_move_with_the_picture(predictor: Predictor, examples: list[Frame]
         ((-50, -50, 0, 0), "lies outside the picture"),
         ((10, 10, 10, 60), "has no area"),
         ((10, 60, 90, 60), "has no area"),
+        ((10, 10, 1e30, 1e30), "is absurdly large"),
         ((90, 10, 20, 60), "right < left"),
         ((np.nan, 0, 5, 5), "must be finite"),
     ],
@@ -278,3 +279,10 @@ def test_load_says_what_is_wrong(options: dict[str, object], cause: str) -> None
 def test_load_of_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"gone\.onnx: no such model file"):
         ebapose.load(tmp_path / "gone.onnx")
+
+
+def test_load_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelFileError, match="models: is a folder, not a model file"):
+        ebapose.load("models")

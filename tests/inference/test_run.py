@@ -63,7 +63,8 @@ def test_results_failures_and_progress(predictor: Predictor, pictures: Path, tmp
     by_name = {Path(image.file).name: image.poses for image in read_poses_json(tmp_path / "poses.json")}
     assert {name: len(poses) for name, poses in by_name.items()} == {"1.jpg": 1, "3.jpg": 2, "4.png": 0}
     listed = json.loads((tmp_path / "poses.json").read_text())["failed"]
-    assert [Path(entry["file"]).name for entry in listed] == ["2.jpg"]
+    assert [Path(entry["file"]).name for entry in listed] == ["2.jpg", "4.png"]
+    assert [entry["error"] for entry in listed] == failed
     for name, size in (("1.jpg", (960, 544)), ("sub/3.jpg", (540, 960)), ("4.jpg", (200, 150))):
         assert cv2.imread(str(tmp_path / name)).shape[:2] == size
     assert not (tmp_path / "2.jpg").exists()

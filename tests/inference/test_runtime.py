@@ -132,6 +132,19 @@ def test_a_file_that_is_no_model(
     assert capfd.readouterr().err == ""  # the runtimes keep quiet
 
 
+def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.onnx").mkdir()
+    with pytest.raises(ModelFileError, match=r"m\.onnx: is a folder, not a model file"):
+        load_model_file(tmp_path / "m.onnx")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # a mode of 000 does not stop root
+    with pytest.raises(ModelFileError, match="Permission denied"):
+        load_model_file(MODEL)
+
+
 def test_a_model_without_a_card(tmp_path: Path) -> None:
     path = tmp_path / "detector.onnx"
     path.symlink_to(zoo.DETECTOR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebapose.errors import InputError
+from ebapose.io.complaints import listening
 from ebapose.io.pictures import decode_image, read_image
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -68,29 +70,35 @@ def with_exif(suffix: str, data: bytes, orientation: int) -> bytes:
     return tiff(picture(), orientation=orientation)
 
 
-def tiff(image: np.ndarray, orientation: int = 1, order: str = "<") -> bytes:
-    """An uncompressed RGB TIFF by hand, because OpenCV writes no orientation."""
-    height, width = image.shape[:2]
-    bits_at = 8 + 2 + 10 * 12 + 4
-    pixels_at = bits_at + 6
+def tiff(image: np.ndarray, orientation: int = 1, order: str = "<", extra: int | None = None) -> bytes:
+    """An uncompressed RGB(A) or grey TIFF by hand, because OpenCV writes no orientation and no kind of alpha."""
+    height, width, channels = image.shape
+    bits_at = 8 + 2 + (11 if extra is not None else 10) * 12 + 4
+    pixels_at = bits_at + 2 * channels
     tags = [
         (256, 4, 1, width),
         (257, 4, 1, height),
-        (258, 3, 3, bits_at),
+        (258, 3, channels, bits_at) if channels > 2 else (258, 3, 1, 8),
         (259, 3, 1, 1),
-        (262, 3, 1, 2),
+        (262, 3, 1, 2 if channels > 2 else 1),
         (273, 4, 1, pixels_at),
         (274, 3, 1, orientation),
-        (277, 3, 1, 3),
+        (277, 3, 1, channels),
         (278, 4, 1, height),
         (279, 4, 1, image.nbytes),
+        *([] if extra is None else [(338, 3, 1, extra)]),
     ]
     data = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags))
     for tag, kind, num, value in tags:
         short = kind == 3 and num == 1
         packed = struct.pack(order + "HH", value, 0) if short else struct.pack(order + "I", value)
         data += struct.pack(order + "HHI", tag, kind, num) + packed
-    return data + struct.pack(order + "I", 0) + struct.pack(order + "HHH", 8, 8, 8) + image.tobytes()
+    return (
+        data
+        + struct.pack(order + "I", 0)
+        + struct.pack(f"{order}{channels}H", *[8 * image.itemsize] * channels)
+        + image.tobytes()
+    )
 
 
 def oriented(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -149,6 +157,21 @@ def test_transparency_is_composited_on_white(suffix: str, depth: int) -> None:
     params = (cv2.IMWRITE_WEBP_QUALITY, 101) if suffix == ".webp" else ()  # above 100: lossless
     found = decode_image(encode(suffix, stored, *params))[0]
     np.testing.assert_allclose(found.astype(int), [[255, 255, 255], [227, 177, 127], [200, 100, 0]], atol=1)
+
+
+@pytest.mark.parametrize(
+    ("extra", "depth", "white"), [(0, 8, 227), (1, 8, 255), (2, 8, 227), (1, 16, 255), (2, 16, 227)]
+)
+def test_tiff_says_whether_colours_are_multiplied_by_alpha(extra: int, depth: int, white: int) -> None:
+    image = np.full((6, 8, 4), 200, np.uint8)
+    image[:, :, 3] = 128
+    stored = image if depth == 8 else image.astype(np.uint16) * 257
+    np.testing.assert_allclose(decode_image(tiff(stored, extra=extra)), white, atol=1)
+
+
+def test_grey_tiff_with_alpha_is_refused() -> None:
+    with pytest.raises(InputError, match=r"x\.tif: grey with transparency is not supported in TIFF files"):
+        decode_image(tiff(np.full((6, 8, 2), 200, np.uint8), extra=2), "x.tif")
 
 
 def test_palette_with_and_without_transparency() -> None:
@@ -225,6 +248,33 @@ def test_truncated_progressive_jpeg_and_zero_filled_rest() -> None:
     for cut in (data[: len(data) // 2], data[: len(data) // 2] + bytes(len(data) // 2), data[:-2]):
         with pytest.raises(InputError, match="truncated JPEG"):
             decode_image(cut)
+
+
+@pytest.mark.parametrize("params", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 3)])
+def test_a_jpeg_that_lost_data_before_its_end(
+    params: tuple[int, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = encode(".jpg", large_picture(), *params)
+    path = tmp_path / "hole.jpg"
+    path.write_bytes(data[: len(data) * 4 // 5] + b"\xff\xd9")
+    with pytest.raises(InputError, match=r"hole\.jpg: damaged JPEG file \(.+\)"):
+        read_image(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_bytes_too_many_do_not_cost_the_picture(capfd: pytest.CaptureFixture[str]) -> None:
+    data = encode(".jpg", large_picture())
+    padded = decode_image(data[:-2] + b"abc" + data[-2:])
+    np.testing.assert_array_equal(padded, decode_image(data))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_others_write_meanwhile_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+    complaints: list[str] = []
+    with listening(complaints):
+        os.write(2, b"one\nCorrupt JPEG data: bad Huffman code\ntwo\n")
+    assert complaints == ["Corrupt JPEG data: bad Huffman code"]
+    assert capfd.readouterr().err == "one\ntwo\n"
 
 
 def test_damaged() -> None:
@@ -309,6 +359,13 @@ def test_unreadable_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(Path, "open", refuse)  # a mode of 000 does not stop root
     with pytest.raises(InputError, match=r"secret\.jpg: no permission to read it"):
         read_image(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(InputError, match=r"pipe\.jpg: not a regular file"):
+        read_image(tmp_path / "pipe.jpg")
 
 
 def test_the_suffix_does_not_matter(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from ebapose.errors import InputError
-from ebapose.io.readers import find_boxes, image_id_from_name, read_detections, read_image_ids, read_poses_json
+from ebapose.io.readers import find_entry, image_id_from_name, read_detections, read_image_ids, read_poses_json
 
 
 def put(path: Path, data: Any) -> Path:
@@ -18,21 +19,32 @@ def put(path: Path, data: Any) -> Path:
     return path
 
 
-def test_detections(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_detections(tmp_path: Path) -> None:
     entries = [
         {"image_id": 5, "category_id": 1, "bbox": [10, 20, 30, 40], "score": 0.5},
         {"image_id": 5, "bbox": [1, 2, 0, 4]},  # no area: the predictor's concern
         {"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1], "score": 1},  # not a person
         {"image_id": 6, "category_id": 1, "bbox": [None, 0, 1, 1], "score": 1},
         {"image_id": 6, "category_id": 1, "bbox": [0, 0, -1, 1], "score": 1},
+        {"image_id": 6, "category_id": 1, "bbox": [0, 0, 1e30, 1], "score": 1},
+        {"image_id": 6, "category_id": 1, "bbox": [0, 0, 1e39, 1], "score": 1},
         {"file_name": "a/b.jpg", "bbox": [0.5, 0, 1, 1], "score": 1},
     ]
     found = read_detections(put(tmp_path / "d.json", entries))
-    assert set(found) == {5, "a/b.jpg"}
-    np.testing.assert_array_equal(found[5].xyxy, [[10, 20, 40, 60], [1, 2, 1, 6]])
-    np.testing.assert_array_equal(found[5].scores, [0.5, 1])
-    assert len(caplog.messages) == 1
-    assert "2 boxes" in caplog.messages[0]
+    assert {key: len(boxes) for key, boxes in found.boxes.items()} == {5: 2, 6: 0, "a/b.jpg": 1}
+    np.testing.assert_array_equal(found.boxes[5].xyxy, [[10, 20, 40, 60], [1, 2, 1, 6]])
+    np.testing.assert_array_equal(found.boxes[5].scores, [0.5, 1])
+    assert found.unusable == {
+        6: [
+            f"entry {number} of {tmp_path / 'd.json'}: bbox {why}"
+            for number, why in (
+                (3, "(nan, 0, 1, 1) is not finite"),
+                (4, "(0, 0, -1, 1) has a negative size"),
+                (5, "(0, 0, 1e+30, 1) is absurdly large"),
+                (6, "(0, 0, 1e+39, 1) is absurdly large"),
+            )
+        ]
+    }
 
 
 def test_annotations_as_boxes(tmp_path: Path) -> None:
@@ -44,19 +56,19 @@ def test_annotations_as_boxes(tmp_path: Path) -> None:
         ],
     }
     found = read_detections(put(tmp_path / "gt.json", data))
-    assert {name: len(boxes) for name, boxes in found.items()} == {"x/1.jpg": 1, "x/2.jpg": 0}
+    assert {name: len(boxes) for name, boxes in found.boxes.items()} == {"x/1.jpg": 1, "x/2.jpg": 0}
 
 
-def test_find_boxes(tmp_path: Path) -> None:
+def test_find_entry(tmp_path: Path) -> None:
     entries = [
         {"image_id": 397133, "bbox": [0, 0, 1, 1]},
         {"image_id": "stem", "bbox": [0, 0, 2, 2]},
         {"file_name": "a/b.jpg", "bbox": [0, 0, 3, 3]},
     ]
-    boxes = read_detections(put(tmp_path / "d.json", entries))
+    boxes = read_detections(put(tmp_path / "d.json", entries)).boxes
 
     def width(name: str) -> float | None:
-        found = find_boxes(boxes, name)
+        found = find_entry(boxes, name)
         return None if found is None else float(found.xyxy[0, 2])
 
     assert width("val2017/000000397133.jpg") == 1
@@ -77,6 +89,9 @@ def test_find_boxes(tmp_path: Path) -> None:
         ([{"image_id": 1}], "entry 0: bbox: 4 numbers expected, found None"),
         ([{"image_id": 1, "bbox": [1, 2, 3]}], "entry 0: bbox: 4 numbers expected"),
         ([{"image_id": 1, "bbox": [1, 2, 3, "x"]}], "entry 0: bbox: 4 numbers expected"),
+        ([{"image_id": 1, "bbox": [1, 2, 3, 10**400]}], "entry 0: bbox: 4 numbers expected"),
+        (f'[{{"image_id": 1, "bbox": [1, 2, 3, {"9" * 5000}]}}]', "a number has too many digits"),
+        ({"images": [{"id": math.inf, "file_name": "a"}], "annotations": []}, "image 0: file_name and id"),
         ([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": "high"}], "entry 0: score: a number expected"),
         ([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 87}], "entry 0: score 87 does not lie in 0..1"),
         ({"images": {}, "annotations": []}, '"images" must be a list'),

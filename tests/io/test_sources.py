@@ -65,6 +65,36 @@ def test_the_output_folder_is_not_read(tmp_path: Path) -> None:
     assert stems(tmp_path / "out", exclude=tmp_path / "out") == ["a"]  # asked for by name
 
 
+def test_folders_that_links_lead_to_are_read_once(tmp_path: Path) -> None:
+    put(tmp_path / "in/z/1.jpg")
+    put(tmp_path / "elsewhere/2.jpg")
+    (tmp_path / "in/a").symlink_to(tmp_path / "in/z")
+    (tmp_path / "in/b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/z/up").symlink_to(tmp_path / "in")
+    (tmp_path / "elsewhere/c").symlink_to(tmp_path / "in/b")
+    assert stems(tmp_path / "in") == ["z/1", "b/2"]
+
+
+def test_videos_in_a_folder_are_to_be_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "b.MOV").touch()
+    hint = f"2 videos skipped: name each, or a pattern such as {tmp_path}/*.mp4"
+    assert failure(tmp_path) == f"{tmp_path}: no pictures in this folder ({hint})"
+    put(tmp_path / "c.jpg")
+    assert stems(tmp_path) == ["c"]
+    assert caplog.messages == [f"{tmp_path}: {hint}"]
+
+
+def test_a_path_that_is_too_long_costs_only_itself(tmp_path: Path) -> None:
+    good = str(put(tmp_path / "good.jpg"))
+    for name in ("a" * 300 + ".jpg", "a" * 300 + ".txt", "a" * 300 + "*.jpg", "a" * 300 + ".mp4"):
+        for sources in ([name, good], [str(tmp_path / "list.txt")]):
+            (tmp_path / "list.txt").write_text(f"{name}\n{good}\n")
+            first, second = read_frames(sources)
+            assert isinstance(first, FailedInput)
+            assert isinstance(second, Frame)
+
+
 def test_folder_without_pictures(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("x")
     assert failure(tmp_path) == f"{tmp_path}: no pictures in this folder"

@@ -314,6 +314,43 @@ def test_wrong_requests_touch_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
         PoseWriter(tmp_path / "poses.json" / "sub", ["json"])
 
 
+def test_an_overlay_that_cannot_be_written_costs_only_itself(tmp_path: Path) -> None:
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "file").touch()
+    with PoseWriter(tmp_path, ["overlay", "json"], draw=draw) as writer:
+        for stem in ("folder", "file/1", "x" * 252):
+            with pytest.raises(InputError) as error:
+                writer.write(make_frame("a.jpg", stem=stem), make_poses(1))
+            assert str(error.value).startswith(f"a.jpg: {tmp_path / stem}.jpg: cannot be written (")
+        writer.write(make_frame("a.jpg", stem="x" * 251), make_poses(1))
+    assert (tmp_path / f"{'x' * 251}.jpg").is_file()
+    assert len(load(tmp_path, "json")["images"]) == 4
+
+
+def test_a_full_disk_under_an_overlay_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with PoseWriter(tmp_path, ["overlay"], draw=draw) as writer:
+        monkeypatch.setattr(Path, "write_bytes", full)
+        with pytest.raises(EbaposeError, match=r"1\.jpg: cannot be written \(No space left on device\)") as error:
+            writer.write(make_frame("1.jpg"), make_poses(1))
+        assert not isinstance(error.value, InputError)
+
+
+def test_what_cannot_be_written_is_found_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "poses.json").mkdir()
+    with pytest.raises(UsageError, match=r"poses\.json: cannot be written \(Is a directory\)"):
+        PoseWriter(tmp_path, ["overlay", "json"], draw=draw)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(writers.tempfile, "TemporaryFile", refuse)  # a mode of 555 does not stop root
+    with pytest.raises(UsageError, match=r"cannot be written \(Permission denied\)"):
+        PoseWriter(tmp_path, ["overlay"], draw=draw)
+
+
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -7,6 +7,7 @@ conversion. The batch is free, input and outputs are those of the ONNX file.
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 from ebapose.atomic import write_text
@@ -22,7 +23,7 @@ def export_openvino(
 
     Args:
         onnx_path: what to convert.
-        card: of the model; its sha256 is set to that of the .xml.
+        card: of the model; its sha256 is set to that of both files.
         path: the .xml file; the .bin is written beside it.
         half: store numbers in float16.
         precision: what to calculate in, "bf16" or "int8"; nothing: float32.
@@ -41,6 +42,13 @@ def export_openvino(
         model.set_rt_info(precision, PRECISION_KEY)
     for port, node in zip(model.outputs, model.get_results(), strict=True):
         node.friendly_name = port.any_name
-    openvino.save_model(model, path, compress_to_fp16=half)
-    write_text(card_path(path), card.to_json(sha256=sha256_of(path)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".openvino-", dir=path.parent) as folder:
+        written = Path(folder) / path.name
+        openvino.save_model(model, written, compress_to_fp16=half)
+        sha256 = sha256_of(written)
+        card_path(path).unlink(missing_ok=True)  # an interruption must not leave a card that contradicts the files
+        written.with_suffix(".bin").replace(path.with_suffix(".bin"))
+        written.replace(path)
+    write_text(card_path(path), card.to_json(sha256=sha256))
     return path

@@ -7,7 +7,7 @@ Adding a new detector: write a class whose `__call__` takes a `Frame` and return
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from ebapose import zoo
 from ebapose.card import card_path, sha256_of
-from ebapose.errors import InputError, ModelFileError
+from ebapose.errors import InputError, ModelFileError, UsageError
 from ebapose.geometry import boxes as geometry
 from ebapose.inference.runtime import Runtime, open_plain
-from ebapose.io.readers import find_boxes
+from ebapose.io.readers import find_entry
 from ebapose.structures import Boxes, Frame
 
 
@@ -45,20 +45,30 @@ class GivenBoxes:
     """Boxes that somebody else found.
 
     Args:
-        detections: as `ebapose.io.readers.read_detections` returns them, by file name or COCO image id.
+        boxes: by file name or COCO image id, see `ebapose.io.readers.Detections`.
         score_threshold: boxes below it are dropped.
+        unusable: by the same keys, why some that were listed are no boxes.
     """
 
-    def __init__(self, detections: Mapping[int | str, Boxes], score_threshold: float = 0.0) -> None:
-        self._detections = detections
+    def __init__(
+        self,
+        boxes: Mapping[int | str, Boxes],
+        score_threshold: float = 0.0,
+        unusable: Mapping[int | str, Sequence[str]] | None = None,
+    ) -> None:
+        self._boxes, self._unusable = boxes, unusable or {}
         self._score_threshold = score_threshold
 
     def __call__(self, frame: Frame) -> Boxes:
         """The boxes listed for this picture. Raises InputError if it is not listed."""
-        boxes = find_boxes(self._detections, frame.name)
+        boxes = find_entry(self._boxes, frame.name)
         if boxes is None:
             raise InputError(f"{frame.name}: not among the pictures of the given boxes")
         return boxes[boxes.scores >= self._score_threshold]
+
+    def problems(self, frame: Frame) -> list[str]:
+        """One line for each entry about this picture that is no box."""
+        return [f"{frame.name}: {line}" for line in find_entry(self._unusable, frame.name) or ()]
 
 
 class NanoDet:
@@ -85,6 +95,8 @@ class NanoDet:
         threads: int | None = None,
         path: Path = zoo.DETECTOR,
     ) -> None:
+        if not 0 <= score_threshold <= 1:  # NaN is refused, too
+            raise UsageError(f"detector score {score_threshold:g}: must lie in 0..1")
         if not path.is_file():
             raise ModelFileError(f"{path}: the person detector is missing, the installation is incomplete")
         expected = json.loads(card_path(path).read_text(encoding="utf-8"))["sha256"]

@@ -11,6 +11,7 @@ import difflib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from os.path import exists
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, overload
 
@@ -23,7 +24,7 @@ from ebapose.codecs import Codec, apply_calibration, build_codec
 from ebapose.errors import EbaposeError, InputError, UsageError
 from ebapose.geometry import boxes as box_geometry
 from ebapose.geometry.crop import crop_scale, crop_to_image, image_to_crop_matrix, warp_crop
-from ebapose.inference.detector import NanoDet, PersonDetector, WholeImage
+from ebapose.inference.detector import GivenBoxes, NanoDet, PersonDetector, WholeImage
 from ebapose.inference.runtime import (
     OpenVINORuntime,
     Outputs,
@@ -32,6 +33,7 @@ from ebapose.inference.runtime import (
     VerifiedRuntime,
     load_model_file,
 )
+from ebapose.io.readers import LARGEST_PX
 from ebapose.models.registry import list_models
 from ebapose.structures import Boxes, Frame, ImageLike, Poses, UInt8Array
 
@@ -256,6 +258,8 @@ class Predictor:
         problems: list[str] = []
         try:
             found = self.detector(frame) if given is None else given
+            if given is None and isinstance(self.detector, GivenBoxes):
+                problems = self.detector.problems(frame)
         except InputError as error:
             found, problems = Boxes.from_xyxy([]), [str(error)]
         used, unusable = usable_boxes(found, frame)
@@ -313,13 +317,17 @@ class Predictor:
 def usable_boxes(boxes: Boxes, frame: Frame) -> tuple[NDArray[np.bool_], list[str]]:
     """(N,) which boxes have an area and touch the picture, and one line for each that does not."""
     height, width = frame.hw
-    inside = box_geometry.area(box_geometry.clip(boxes.xyxy, frame.hw)) > 0
+    usable = box_geometry.area(box_geometry.clip(boxes.xyxy, frame.hw)) > 0
+    usable &= np.abs(boxes.xyxy).max(axis=1, initial=0) <= LARGEST_PX
     problems = []
-    for box in boxes.xyxy[~inside]:
+    for box in boxes.xyxy[~usable]:
         corners = ", ".join(f"{v:g}" for v in box)
-        cause = "has no area" if box_geometry.area(box) <= 0 else f"lies outside the picture ({width}x{height})"
+        if np.abs(box).max() > LARGEST_PX:
+            cause = "is absurdly large"
+        else:
+            cause = "has no area" if box_geometry.area(box) <= 0 else f"lies outside the picture ({width}x{height})"
         problems.append(f"{frame.name}: box ({corners}) {cause}")
-    return inside, problems
+    return usable, problems
 
 
 def resolve_model(model: str | Path) -> Path:
@@ -332,7 +340,7 @@ def resolve_model(model: str | Path) -> Path:
     text = str(model)
     if text in bundled:
         return bundled[text]
-    if Path(text).suffix or "/" in text or Path(text).is_file():
+    if Path(text).suffix or "/" in text or exists(text):  # noqa: PTH110 (pathlib's raises)
         return Path(text)
     registered = [info.name for info in list_models()]
     near = difflib.get_close_matches(text, [*bundled, *registered], 1)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from os.path import isdir
 from pathlib import Path
 from typing import TypeVar
 
@@ -101,6 +102,10 @@ def predict_sources(
         summary.failures.append(line)
         on_failure(line)
 
+    def fail_picture(writer: PoseWriter, name: str, error: EbaposeError) -> None:
+        writer.write_failure(name, error)
+        fail(str(error))
+
     def readable(files: Collection[SourceLike], writer: PoseWriter) -> Iterator[Frame]:
         items = read_frames(files, exclude=out_dir)
         while True:
@@ -111,8 +116,7 @@ def predict_sources(
                 return
             if isinstance(item, FailedInput):
                 with reporting:
-                    writer.write_failure(item.name, item.error)
-                    fail(str(item))
+                    fail_picture(writer, item.name, item.error)
                     on_image(item.name)
             else:
                 yield item
@@ -122,7 +126,11 @@ def predict_sources(
     except InputError as error:
         raise UsageError(str(error)) from None
     formats = tuple(dict.fromkeys(formats))
-    streams = [s for s in sources if is_video_source(s) or (clips and (s == "-" or Path(s).is_dir()))]
+    streams = [
+        source
+        for source in sources
+        if is_video_source(source) or (clips and (source == "-" or isdir(source)))  # noqa: PTH112 (pathlib's raises)
+    ]
     listed = list(list_sources([s for s in sources if s not in streams], exclude=out_dir))
     files = [source for source in listed if not (isinstance(source, Source) and source.is_video)]
     videos = [(s.name, s.stem) for s in listed if isinstance(s, Source) and s.is_video] + [(s, "") for s in streams]
@@ -147,14 +155,13 @@ def predict_sources(
             began = time.perf_counter()
             with reporting:
                 for problem in problems:
-                    writer.write_failure(frame.name, InputError(problem))
-                    fail(problem)
+                    fail_picture(writer, frame.name, InputError(problem))
                 if not len(poses) and not problems:
-                    fail(f"{frame.name}: no person found")
+                    fail_picture(writer, frame.name, InputError(f"{frame.name}: no person found"))
                 try:
                     writer.write(frame, poses)
                 except InputError as error:
-                    fail(str(error))
+                    fail_picture(writer, frame.name, error)
                 summary.images += 1
                 summary.persons += len(poses)
                 on_image(frame.name)

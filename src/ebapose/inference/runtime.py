@@ -244,8 +244,14 @@ def load_model_file(
         UsageError: this runtime cannot run this kind of file.
         MissingDependencyError: the runtime is not installed.
     """
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such model file")
+    try:
+        with path.open("rb"):
+            pass
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: no such model file") from None
+    except OSError as error:
+        why = "is a folder, not a model file" if isinstance(error, IsADirectoryError) else error.strerror
+        raise ModelFileError(f"{path}: {why}") from None
     if path.suffix not in (".onnx", ".xml", ".safetensors"):
         raise ModelFileError(f"{path}: not a model file (expected .onnx, .xml or .safetensors)")
     chosen = choose_runtime(path, runtime)

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import contextlib
 import re
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os.path import isdir
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ import cv2
 import numpy as np
 
 from ebapose.errors import InputError
+from ebapose.io.complaints import listening
 from ebapose.structures import Frame, UInt8Array
 
 MAX_PIXELS = 178_956_970  # as the commonest Python picture library: 512 MiB of RGB; a decoded picture beyond is refused
@@ -48,12 +51,16 @@ _SUPPORTED = "JPEG, PNG, WebP, BMP or TIFF expected"
 
 @dataclass(frozen=True)
 class _Scan:
-    """What a file's structure says: size in px, EXIF orientation 1..8, and the bytes to hand to the decoder."""
+    """What a file's structure says: size in px, EXIF orientation 1..8, and the bytes to hand to the decoder.
+
+    `multiplied`: the decoder gives colours that are multiplied by their opacity.
+    """
 
     width: int
     height: int
     data: bytes
     orientation: int = 1
+    multiplied: bool = False
 
 
 class _TruncatedError(Exception):
@@ -64,6 +71,10 @@ class _DamagedError(Exception):
     """The file's structure is wrong; the text says where."""
 
 
+class _UnsupportedError(Exception):
+    """A picture of a kind that OpenCV does not read as it is meant."""
+
+
 def read_image(path: str | Path, *, stem: str = "") -> Frame:
     """Read one picture file.
 
@@ -72,10 +83,13 @@ def read_image(path: str | Path, *, stem: str = "") -> Frame:
 
     Raises:
         InputError: one line with the path and the cause: missing, a folder, empty, no permission, not a picture,
-            truncated, damaged, or larger than `MAX_PIXELS`.
+            no regular file, truncated, damaged, or larger than `MAX_PIXELS`.
     """
     name = str(path)
     try:
+        kind = Path(path).stat().st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+            raise InputError(f"{name}: not a regular file")  # a pipe without a writer would be waited for without end
         with Path(path).open("rb") as file:
             data = file.read(16)
             if _format(data) is not None:  # do not read gigabytes of something else
@@ -85,7 +99,9 @@ def read_image(path: str | Path, *, stem: str = "") -> Frame:
     except IsADirectoryError:
         raise InputError(f"{name}: is a folder, not a picture") from None
     except PermissionError:
-        what = "is a folder, not a picture" if Path(path).is_dir() else "no permission to read it"
+        what = "no permission to read it"
+        if isdir(path):  # noqa: PTH112 (pathlib's raises again); Windows says so of a folder
+            what = "is a folder, not a picture"
         raise InputError(f"{name}: {what}") from None
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror or error})") from None
@@ -122,18 +138,24 @@ def decode_image(data: bytes, name: str = "image", *, reduce: int = 1) -> UInt8A
         raise InputError(f"{name}: truncated {kind} file ({len(data)} bytes)") from None
     except _DamagedError as error:
         raise InputError(f"{name}: damaged {kind} file ({error})") from None
+    except _UnsupportedError as error:
+        raise InputError(f"{name}: {error}") from None
     if scan.width <= 0 or scan.height <= 0:
         raise InputError(f"{name}: the picture has no pixels ({scan.width}x{scan.height})")
     if scan.width * scan.height > MAX_PIXELS:
         limit = f"at most {MAX_PIXELS // 10**6} million px"
         raise InputError(f"{name}: {scan.width}x{scan.height} px is too large ({limit})")
     upright_jpeg = kind == "JPEG" and scan.orientation == 1
-    image = _decode_quietly(scan.data, _REDUCED[reduce if upright_jpeg else 1])
+    complaints: list[str] = []
+    with listening(complaints) if kind == "JPEG" else contextlib.nullcontext():
+        image = _decode_quietly(scan.data, _REDUCED[reduce if upright_jpeg else 1])
     if image is None:
         raise InputError(f"{name}: damaged or unsupported {kind} file (it cannot be decoded)")
+    if complaints:
+        raise InputError(f"{name}: damaged {kind} file ({complaints[0].removeprefix('Corrupt JPEG data: ')})")
     try:
-        return _oriented(_to_rgb(image), scan.orientation)
-    except _DamagedError as error:
+        return _oriented(_to_rgb(image, scan.multiplied), scan.orientation)
+    except _UnsupportedError as error:
         raise InputError(f"{name}: {error}") from None
 
 
@@ -157,23 +179,25 @@ def _decode_quietly(data: bytes, flags: int) -> np.ndarray | None:
             return None
 
 
-def _to_rgb(image: np.ndarray) -> UInt8Array:
+def _to_rgb(image: np.ndarray, multiplied: bool) -> UInt8Array:
     """OpenCV's grey, BGR or BGRA of 8 or 16 bit to RGB uint8 (H, W, 3), alpha composited on white."""
     if image.dtype == np.uint16:
         image = cv2.convertScaleAbs(image, alpha=1 / 257)
     elif image.dtype != np.uint8:
-        raise _DamagedError(f"{image.dtype} samples are not supported (8 or 16 bit expected)")
+        raise _UnsupportedError(f"{image.dtype} samples are not supported (8 or 16 bit expected)")
     channels = 1 if image.ndim == 2 else image.shape[2]
     if channels == 1:
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
     if channels == 3:
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
     if channels != 4:
-        raise _DamagedError(f"{channels} channels are not supported (grey, RGB, RGBA or CMYK expected)")
+        raise _UnsupportedError(f"{channels} channels are not supported (grey, RGB, RGBA or CMYK expected)")
     rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGRA2RGB), dtype=np.uint8)
     alpha = image[:, :, 3:]
     if alpha.min() == 255:
         return rgb
+    if multiplied:
+        return np.asarray(cv2.add(rgb, cv2.cvtColor(255 - alpha, cv2.COLOR_GRAY2RGB)), dtype=np.uint8)
     wide = alpha.astype(np.uint16)
     return ((rgb * wide + 255 * (255 - wide) + 127) // 255).astype(np.uint8)
 
@@ -341,10 +365,16 @@ def _scan_tiff(data: bytes) -> _Scan:
             for start, count in zip(tags[offsets].values, tags[counts].values, strict=False):
                 if start + count > len(data):
                     raise _TruncatedError
-    if 274 not in tags or (orientation := tags[274].values[0]) == 1:
-        return _Scan(width, height, data)
-    at = tags[274].position
-    return _Scan(width, height, data[:at] + struct.pack(_byte_order(data) + "H", 1) + data[at + 2 :], orientation)
+    first = {name: tags[name].values[0] for name in (258, 262, 274, 277, 338) if name in tags}
+    if first.get(277) == 2 and first.get(262) in (0, 1):
+        raise _UnsupportedError("grey with transparency is not supported in TIFF files (RGBA or PNG expected)")
+    # ExtraSamples (Adobe, 1995): 1 is stored multiplied; 2 is not, but of 8 bit libtiff multiplies it
+    multiplied = first.get(338) == 1 or (first.get(338) == 2 and first.get(258) == 8)
+    orientation = first.get(274, 1)
+    if orientation != 1:
+        at = tags[274].position
+        data = data[:at] + struct.pack(_byte_order(data) + "H", 1) + data[at + 2 :]
+    return _Scan(width, height, data, orientation, multiplied)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,8 +20,9 @@ from ebapose.structures import Boxes, Poses
 POSES_FORMAT = "ebapose-poses"
 POSES_VERSION = 1
 PERSON_CATEGORY = 1  # COCO's id of "person"
+LARGEST_PX = 1e9  # no picture is larger; a box that is makes the crop's matrix lose all digits
 
-_logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def read_poses_json(path: str | Path) -> list[ImagePoses]:
     for number, entry in enumerate(entries):
         try:
             result.append(_image_poses(entry, skeleton, model))
-        except (KeyError, TypeError, ValueError, InputError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, InputError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else error
             raise InputError(f"{path}: image {number}: {why}") from None
     return result
@@ -75,7 +75,8 @@ def read_poses_json(path: str | Path) -> list[ImagePoses]:
 def _image_poses(entry: Mapping[str, Any], skeleton: Skeleton, model: str) -> ImagePoses:
     persons = entry["persons"]
     num, k = len(persons), skeleton.num_keypoints
-    values = np.array([p["keypoints"] for p in persons], dtype=np.float32)  # null becomes NaN
+    with np.errstate(over="ignore"):  # infinity is refused below
+        values = np.array([p["keypoints"] for p in persons], dtype=np.float32)  # null becomes NaN
     if num and values.shape != (num, k, 5):
         raise ValueError(f"keypoints of shape {values.shape[1:]}, ({k}, 5) expected")
     values = values.reshape(num, k, 5)
@@ -97,17 +98,27 @@ def _image_poses(entry: Mapping[str, Any], skeleton: Skeleton, model: str) -> Im
     return ImagePoses(str(entry["file"]), int(entry["frame"]), None if time_s is None else float(time_s), poses)
 
 
-def read_detections(path: str | Path, category_id: int = PERSON_CATEGORY) -> dict[int | str, Boxes]:
+@dataclass(frozen=True)
+class Detections:
+    """What a file of person boxes says.
+
+    Attributes:
+        boxes: in image px, by image id (detections) or file name (annotations: every listed picture, also those without
+            persons). They may have no area or lie outside of the picture.
+        unusable: why entries of a picture are no boxes, one line each that begins with the entry's number; keys as
+            those of `boxes`.
+    """
+
+    boxes: Mapping[int | str, Boxes]
+    unusable: Mapping[int | str, Sequence[str]]
+
+
+def read_detections(path: str | Path, category_id: int = PERSON_CATEGORY) -> Detections:
     """Person boxes from COCO detections or COCO annotations.
 
     Detections are a list of `{"image_id", "category_id", "bbox": [left, top, width, height], "score"}`; `file_name` may
     stand instead of `image_id`, the category defaults to person and the score to 1. Annotations are COCO's ground-truth
     file; its crowd regions are left out.
-
-    Returns:
-        Boxes in image px by image id (detections), or by file name (annotations: every listed picture, also those
-        without persons). Boxes may have no area or lie outside of the picture; those with NaN, infinity or a negative
-        size are left out with a log warning.
 
     Raises:
         InputError: one line with the file, the entry's number and what is wrong with it.
@@ -123,7 +134,7 @@ def read_detections(path: str | Path, category_id: int = PERSON_CATEGORY) -> dic
         entries = data
     else:
         raise InputError(f"{path}: neither a list of COCO detections nor COCO annotations")
-    left_out = 0
+    unusable: dict[int | str, list[str]] = defaultdict(list)
     for number, entry in enumerate(entries):
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict):
@@ -139,27 +150,39 @@ def read_detections(path: str | Path, category_id: int = PERSON_CATEGORY) -> dic
             key = names[key]
         box, score = _numbers(entry.get("bbox"), 4, f"{where}: bbox"), entry.get("score", 1.0)
         (score,) = _numbers([score], 1, f"{where}: score")
-        if not all(map(math.isfinite, (*box, score))) or min(box[2:]) < 0:
-            left_out += 1
+        reason = _why_no_box(box, score)
+        if reason is not None:
+            unusable[key].append(f"entry {number} of {path}: {reason}")
+            grouped[key] += []  # the picture is listed nevertheless
         elif not 0 <= score <= 1:
             raise InputError(f"{where}: score {score:g} does not lie in 0..1")
         else:
             grouped[key].append((box, score))
-    if left_out:
-        _logger.warning("%s: %d boxes with NaN, infinity or a negative size left out", path, left_out)
-    return {key: Boxes.from_xywh([b for b, _ in rows], [s for _, s in rows]) for key, rows in grouped.items()}
+    boxes = {key: Boxes.from_xywh([b for b, _ in rows], [s for _, s in rows]) for key, rows in grouped.items()}
+    return Detections(boxes, unusable)
 
 
-def find_boxes(detections: Mapping[int | str, Boxes], name: str) -> Boxes | None:
-    """The boxes of the picture called `name`: by its path or the end of it, its name without suffix, or its COCO id.
+def _why_no_box(box_xywh: list[float], score: float) -> str | None:
+    text = ", ".join(f"{value:g}" for value in box_xywh)
+    if not all(map(math.isfinite, box_xywh)):
+        return f"bbox ({text}) is not finite"
+    if min(box_xywh[2:]) < 0:
+        return f"bbox ({text}) has a negative size"
+    if max(map(abs, box_xywh)) > LARGEST_PX:
+        return f"bbox ({text}) is absurdly large"
+    return None if math.isfinite(score) else f"score {score:g} is not finite"
+
+
+def find_entry(entries: Mapping[int | str, T], name: str) -> T | None:
+    """What is said of the picture called `name`: by its path or the end of it, its name without suffix, or its COCO id.
 
     None where the file says nothing about this picture.
     """
     for key in (*_path_tails(name), PurePath(name).stem):
-        if key in detections:
-            return detections[key]
+        if key in entries:
+            return entries[key]
     try:
-        return detections.get(image_id_from_name(name))
+        return entries.get(image_id_from_name(name))
     except InputError:
         return None
 
@@ -221,7 +244,7 @@ def _image_names(data: Mapping[str, Any], path: str | Path) -> Iterator[tuple[st
     for number, image in enumerate(_list_of(data, "images", path)):
         try:
             yield str(image["file_name"]), int(image["id"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise InputError(f"{path}: image {number}: file_name and id (a number) expected") from None
 
 
@@ -237,7 +260,7 @@ def _numbers(values: Any, length: int, where: str) -> list[float]:
     if isinstance(values, list) and len(values) == length:
         try:
             return [math.nan if value is None else float(value) for value in values]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     raise InputError(f"{where}: {f'{length} numbers' if length > 1 else 'a number'} expected, found {values!r:.80}")
 
@@ -260,3 +283,5 @@ def _load_json(path: str | Path) -> Any:
         raise InputError(f"{path}: not JSON (line {error.lineno}: {error.msg})") from None
     except (UnicodeDecodeError, RecursionError):
         raise InputError(f"{path}: not JSON") from None
+    except ValueError:  # Python's limit for the digits of a whole number
+        raise InputError(f"{path}: a number has too many digits") from None

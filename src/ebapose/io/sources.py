@@ -13,6 +13,8 @@ Frames of a video get `VIDEO/000012`.
 Adding a new kind of source: yield `Source`s for it in `_Lister.expand`, or frames for it in `read_frames`.
 """
 
+# ruff: noqa: PTH110, PTH112, PTH113, PTH114 - before Python 3.14 pathlib's raise for a path that is too long or cannot be
+# reached, os.path's say no
 from __future__ import annotations
 
 import glob
@@ -23,6 +25,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from os.path import exists, isdir, isfile, islink, realpath
 from pathlib import Path
 from typing import TextIO
 
@@ -139,8 +142,8 @@ def _read_source(source: Source | FailedInput) -> Iterator[Frame | FailedInput]:
 
 def _video_frames(source: Source) -> Iterator[Frame]:
     """Frames of a video, one at a time. Raises InputError when it cannot be opened or holds no frame."""
-    if not source.path.is_file():
-        raise InputError(f"{source.name}: {'not a file' if source.path.exists() else 'no such file'}")
+    if not isfile(source.path):
+        raise InputError(f"{source.name}: {'not a file' if exists(source.path) else 'no such file'}")
     capture = cv2.VideoCapture(str(source.path))
     try:
         fps = capture.get(cv2.CAP_PROP_FPS) or 30.0
@@ -175,11 +178,11 @@ class _Lister:
             yield _failed(source, "is an address, not a file; download it first")
         elif not source or "\0" in source:
             yield _failed(repr(source), "not a path")
-        elif path.is_dir():
+        elif isdir(path):
             yield from self._from_folder(path)
-        elif path.suffix.lower() == ".txt" and not in_list and path.is_file():
+        elif path.suffix.lower() == ".txt" and not in_list and isfile(path):
             yield from self._from_list_file(path)
-        elif glob.has_magic(source) and not path.exists():
+        elif glob.has_magic(source) and not exists(path):
             yield from self._from_pattern(source)
         else:
             yield self._source(path, None)
@@ -201,7 +204,7 @@ class _Lister:
             if not entry.strip():
                 continue
             empty = False
-            if folder is not None and not Path(entry).exists() and (folder / entry).exists():
+            if folder is not None and not exists(entry) and exists(folder / entry):
                 entry = str(folder / entry)
             yield from self.expand(entry, in_list=True)
         if empty:
@@ -210,26 +213,40 @@ class _Lister:
     def _from_folder(self, folder: Path) -> Iterator[Source | FailedInput]:
         skipped: Counter[str] = Counter()
         unreadable: list[OSError] = []
-        found = False
-        for parent, folders, files in os.walk(folder, onerror=unreadable.append):
-            here = Path(parent)
-            folders[:] = sorted(
-                (f for f in folders if f[0] != "." and not self._is_excluded(here / f)), key=natural_key
-            )
-            for name in sorted(files, key=natural_key):
-                path = here / name
-                if name.startswith("."):
+        pictures = videos = 0
+        seen: set[tuple[int, int]] = set()
+        waiting = [str(folder)]  # folders that links lead to come last, and each folder once: links may form a circle
+        while waiting:
+            for parent, folders, files in os.walk(waiting.pop(0), onerror=unreadable.append):
+                here = Path(parent)
+                status = here.stat()
+                if (status.st_dev, status.st_ino) in seen:
+                    folders.clear()
                     continue
-                if path.suffix.lower() in PICTURE_SUFFIXES:
-                    found = True
-                    yield self._source(path, folder)
-                else:
-                    skipped[path.suffix.lower() or name] += 1
+                seen.add((status.st_dev, status.st_ino))
+                inside = (f for f in folders if f[0] != "." and not self._is_excluded(here / f))
+                folders[:] = sorted(inside, key=natural_key)
+                waiting += [str(here / f) for f in folders if islink(here / f)]
+                for name in sorted(files, key=natural_key):
+                    path = here / name
+                    suffix = path.suffix.lower()
+                    if name.startswith("."):
+                        continue
+                    if suffix in PICTURE_SUFFIXES:
+                        pictures += 1
+                        yield self._source(path, folder)
+                    elif suffix in VIDEO_SUFFIXES:
+                        videos += 1
+                    else:
+                        skipped[suffix or name] += 1
         _report_skipped(str(folder), skipped)
         for error in unreadable:
             yield _failed(str(error.filename), f"the folder cannot be read ({error.strerror})")
-        if not found and not unreadable:
-            yield _failed(str(folder), "no pictures in this folder")
+        hint = f"{videos} video{'s' if videos > 1 else ''} skipped: name each, or a pattern such as {folder}/*.mp4"
+        if not pictures and not unreadable:
+            yield _failed(str(folder), f"no pictures in this folder{f' ({hint})' if videos else ''}")
+        elif videos:
+            _logger.warning("%s: %s", folder, hint)
 
     def _from_pattern(self, pattern: str) -> Iterator[Source | FailedInput]:
         parts = Path(pattern).parts
@@ -239,7 +256,7 @@ class _Lister:
         found = False
         for match in sorted(glob.glob(pattern, recursive=True), key=natural_key):  # noqa: PTH207 (pathlib finds hidden files)
             path = Path(match)
-            if path.is_dir() or any(self._is_excluded(parent) for parent in path.parents):
+            if isdir(path) or any(self._is_excluded(parent) for parent in path.parents):
                 continue
             if path.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES:
                 found = True
@@ -251,7 +268,7 @@ class _Lister:
             yield _failed(pattern, "no picture or video matches this pattern")
 
     def _is_excluded(self, folder: Path) -> bool:
-        return self.exclude is not None and folder.resolve() == Path(self.exclude).resolve()
+        return self.exclude is not None and realpath(folder) == realpath(self.exclude)
 
     def _source(self, path: Path, base: Path | None) -> Source:
         for stem in _stems(path, base, beside=self.used):

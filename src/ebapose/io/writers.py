@@ -11,10 +11,13 @@ Adding a new format: write a class with `write` and `close` like those below and
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import tempfile
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
+from os.path import isfile, realpath
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Literal, Protocol, get_args
@@ -40,6 +43,8 @@ Draw = Callable[[UInt8Array, Poses], UInt8Array]
 JPEG_QUALITY = 92
 COLUMNS = ("file", "frame", "person", "track_id", "keypoint", "x", "y", "score", "sigma_x", "sigma_y")
 
+# What keeps one file from being written while others can be
+_OF_THIS_NAME = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EINVAL}
 _PX_DECIMALS = 3
 _SCORE_DECIMALS = 6
 _PARQUET_ROWS = 20_000  # per row group: what is held in memory
@@ -83,20 +88,23 @@ class PoseWriter:
         self.out_dir = Path(out_dir)
         self._failures: list[dict[str, str]] = []
         self._outputs: list[tuple[_Output, ExitStack]] = []  # with each: what gives its file its name
+        target = self.out_dir
         try:
             with ExitStack() as opened:  # where one cannot be opened, no older file is touched
                 for name in FORMATS:
                     if name in formats:
+                        target = self.out_dir / FILE_NAMES.get(name, "")
                         stack = opened.enter_context(ExitStack())
                         self._outputs.append((self._open(name, stack, draw, image_id), stack))
                 opened.pop_all()
         except OSError as error:
-            raise UsageError(f"{self.out_dir}: cannot be written ({error.strerror})") from None
+            raise UsageError(f"{target}: cannot be written ({error.strerror})") from None
 
     def _open(self, name: Format, stack: ExitStack, draw: Draw | None, image_id: Callable[[str], int]) -> _Output:
         if name == "overlay":
             assert draw is not None
             self.out_dir.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.out_dir).close()  # a folder that takes no files is found before the work
             return _Overlays(self.out_dir, draw)
         path = stack.enter_context(atomic_write(self.out_dir / FILE_NAMES[name]))
         if name == "json":
@@ -109,8 +117,8 @@ class PoseWriter:
         """Add one frame to every output.
 
         Raises:
-            InputError: one output cannot hold this frame (no COCO image id, say); the others have it nevertheless,
-                and further frames may be written.
+            InputError: one output cannot hold this frame (no COCO image id, or its overlay's name is taken by a folder,
+                say); the others have it nevertheless, and further frames may be written.
             EbaposeError: a file cannot be written (the disk is full, say).
         """
         refused: InputError | None = None
@@ -125,7 +133,7 @@ class PoseWriter:
             raise refused
 
     def write_failure(self, name: str, error: Exception) -> None:
-        """Record an input that could not be used; it is listed at the end of `poses.json`."""
+        """Record what went wrong with an input; it is listed at the end of `poses.json`."""
         self._failures.append({"file": _text(name), "error": _text(str(error))})
 
     def close(self) -> None:
@@ -167,8 +175,14 @@ class _Overlays:
         if not encoded:
             height, width = frame.hw
             raise InputError(f"{frame.name}: {width}x{height} px cannot be written as JPEG")
-        with atomic_write(target) as temporary:
-            temporary.write_bytes(data.tobytes())
+        try:
+            with atomic_write(target) as temporary:
+                temporary.write_bytes(data.data)
+        except OSError as error:
+            why = f"{target}: cannot be written ({error.strerror})"
+            if error.errno in _OF_THIS_NAME:
+                raise InputError(f"{frame.name}: {why}") from None
+            raise EbaposeError(why) from error
 
     def close(self) -> None:
         pass
@@ -185,7 +199,8 @@ def overlay_path(out_dir: Path, frame: Frame) -> Path:
         raise InputError(f"{frame.name}: its output {str(stem)!r} would lie outside of {out_dir}")
     target = out_dir / f"{stem}.jpg"
     original = Path(frame.name)
-    if original.is_file() and original.parent.resolve() == target.parent.resolve():
+    beside = realpath(original.parent) == realpath(target.parent)
+    if beside and isfile(original):  # noqa: PTH113 (pathlib's raises for a path that is too long)
         return out_dir / f"{stem}_pose.jpg"
     return target
 
