@@ -7,6 +7,7 @@ import http.server
 import io
 import itertools
 import logging
+import os
 import shutil
 import sys
 import threading
@@ -215,6 +216,8 @@ def test_bad_files(tmp_path: Path) -> None:
 def test_no_frames(tmp_path: Path) -> None:
     path = write_mjpeg_with_holes(tmp_path / "a.mov", 3, (0, 1, 2))
     assert "no frame of this video can be decoded" in error_of(path)
+    _, reader = read(write_mjpeg_with_holes(tmp_path / "b.mov", 30, (0, 1, 2, 3)))
+    assert (reader.counts.corrupt, reader.counts.missing) == (4, 0)
 
 
 def test_unknown_codec(tmp_path: Path) -> None:
@@ -283,8 +286,10 @@ def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not is_video_source("0")
 
 
-def test_no_camera() -> None:
-    assert error_of(63) == "camera 63: there is no such camera, or another program uses it"
+@pytest.mark.parametrize("source", [63, "63", "/dev/video63"])
+def test_no_camera(source: Any) -> None:
+    assert error_of(source) == "camera 63: there is no such camera, or another program uses it"
+    assert os.environ["OPENCV_FFMPEG_LOGLEVEL"] == "-8"  # or its lines come between ours
 
 
 class FakeCamera:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ebapose.geometry import boxes as box_geometry
 from ebapose.skeleton import COCO17
-from ebapose.structures import Boxes, Poses
+from ebapose.structures import Boxes, Frame, Poses
 from ebapose.tracking.assignment import assign
 from ebapose.tracking.metrics import Match, TrackingScores, score_tracks
 from ebapose.tracking.scenarios import SimulatedEyes, walk
+from ebapose.tracking.stream import look
 from ebapose.tracking.tracker import Tracker, TrackerOptions
 
 SEEDS = (0, 1)
@@ -30,8 +32,7 @@ def scores(scenario: str, every: int = 3, max_lost_s: float | None = None) -> tu
             frame, time_s = truth.frame, truth.frame.time_s or 0.0
             if frame.index - last >= every or tracker.needs_detection:
                 last = frame.index
-                boxes = tracker.steady(eyes.detect(frame), time_s)
-                poses = tracker.update(eyes.estimate(frame, boxes), time_s)
+                poses = look(tracker, eyes.detect, eyes.estimate, frame, time_s)
             else:
                 poses = tracker.follow(eyes.estimate(frame, tracker.expected(time_s, frame.hw)), time_s)
             overlap = box_geometry.iou(truth.boxes_xyxy, poses.boxes.xyxy)
@@ -96,6 +97,38 @@ def test_low_scores_continue_but_do_not_begin() -> None:
     for index in range(1, 6):
         found = tracker.update(two_poses((100, 400), (0.4, 0.4)), index / 30)
         assert found.track_ids.tolist() == [1]
+
+
+def followed(seconds: float, score: float, other_x: float | None = None) -> list[int]:
+    """Track ids when person 1 is seen by the detector for 0.5 s and then only by the network, with `score`."""
+    tracker = Tracker()
+    for index in range(round((0.5 + seconds) * 30)):
+        time_s = index / 30
+        unseen = time_s >= 0.5
+        xs = ((100.0,) if not unseen else ()) + (() if other_x is None else (other_x,))
+
+        def estimate(frame: Frame, boxes: Boxes, unseen: bool = unseen) -> Poses:
+            if not len(boxes):
+                return Poses.empty(COCO17, "m", (480, 640))
+            poses = two_poses(tuple(boxes.xyxy[:, 0].tolist()), tuple(boxes.scores.tolist()))
+            alone = abs(boxes.xyxy[:, 0] - 100) < 5
+            return replace(
+                poses, scores=np.where((alone & unseen)[:, None], score, 0.9).astype(np.float32) * np.ones(17)
+            )
+
+        frame = Frame(np.zeros((480, 640, 3), np.uint8), "made", index, time_s)
+        boxes = [[x, 100, x + 60, 260] for x in xs]
+        found = look(tracker, lambda frame, boxes=boxes: Boxes.from_xyxy(boxes), estimate, frame, time_s)
+    assert found.track_ids is not None
+    return found.track_ids.tolist()
+
+
+def test_whom_the_detector_overlooks_is_followed_for_a_while() -> None:
+    assert followed(0.4, 0.9) == [1]
+    assert followed(1.5, 0.9) == []
+    assert followed(0.4, 0.3) == []  # the network sees nobody there
+    assert followed(0.4, 0.9, 400.0) == [1, 2]
+    assert followed(0.4, 0.9, 120.0) == [2]  # there it would see the other
 
 
 def test_numbers_are_never_used_again() -> None:

@@ -116,8 +116,7 @@ class TrackedVideo:
                 if due or self._tracker.needs_detection:
                     detected_s = now_s
                     self.counts.detections += 1
-                    boxes = self._tracker.steady(inside(self._detect(frame), frame), now_s)
-                    poses = self._tracker.update(self._estimate(frame, boxes), now_s)
+                    poses = look(self._tracker, self._detect, self._estimate, frame, now_s)
                 else:
                     boxes = self._tracker.expected(now_s, frame.hw)
                     poses = self._tracker.follow(self._estimate(frame, boxes), now_s)
@@ -129,6 +128,14 @@ class TrackedVideo:
                 self.counts.identities.update(poses.track_ids.tolist())
                 self.counts.latencies_s = [*self.counts.latencies_s[-299:], self.since_arrival_s()]
                 yield frame, poses
+
+
+def look(tracker: Tracker, detect: Detect, estimate: Estimate, frame: Frame, now_s: float) -> Poses:
+    """Poses with track ids of a frame that the detector looks at."""
+    boxes = tracker.steady(inside(detect(frame), frame), now_s)
+    poses = tracker.update(estimate(frame, boxes), now_s)
+    missed = tracker.overlooked(now_s, frame.hw)
+    return tracker.keep(poses, estimate(frame, missed), now_s) if len(missed) else poses
 
 
 def inside(boxes: Boxes, frame: Frame) -> Boxes:

@@ -2,8 +2,9 @@
 
 Each person has a track: a box motion (`ebapose.tracking.motion`) and the last pose. When the detector has run, tracks
 and detections are assigned to each other, all at once, by how much their boxes overlap and how alike their poses are
-(OKS). Detections of low score may only continue a track, not begin one (ByteTrack, Zhang et al. 2022). A person out of
-sight keeps the identity for `max_lost_s`. Between detections each box follows its pose.
+(OKS). Detections of low score may only continue a track, not begin one (ByteTrack, Zhang et al. 2022). Whom the detector
+overlooks is followed by the pose, for a while and where nobody else is near. A person out of sight keeps the identity
+for `max_lost_s`. Between detections each box follows its pose.
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ class TrackerOptions:
         start_score: box score that begins a track.
         confirm: detections in a row before a new track is believed; persons in the first frame are believed at once.
         max_lost_s: how long a person out of sight keeps the identity, in s.
+        max_overlooked_s: how long a person whom the detector overlooks is followed by the pose, in s.
     """
 
     start_score: float = 0.5
     confirm: int = 2
     max_lost_s: float = 3.0
+    max_overlooked_s: float = 1.0
 
 
 @dataclass
@@ -49,6 +52,7 @@ class _Track:
     scores: Float64Array  # (K,)
     box_score: float
     seen_s: float
+    detected_s: float
     usual_score: float
     identity: int = 0  # 0: not yet believed
     hits: int = 1
@@ -57,8 +61,6 @@ class _Track:
     def take(self, poses: Poses, number: int, time_s: float) -> None:
         """Remember a pose as the last one."""
         self.keypoints, self.variances, self.scores = _pose_parts(poses, number)
-        mean = float(self.scores.mean())
-        self.usual_score += 0.2 * (mean - self.usual_score)
         self.seen_s = time_s
 
 
@@ -79,6 +81,7 @@ class Tracker:
         self.options = options or TrackerOptions()
         self._tracks: list[_Track] = []
         self._followed: list[_Track] = []
+        self._missed: list[_Track] = []
         self._next_identity = 1
         self._first = True
 
@@ -144,6 +147,7 @@ class Tracker:
                 owners[chosen[j]] = free[i]
             taken = {i for i, _ in pairs}
             free = [track for i, track in enumerate(free) if i not in taken]
+        self._missed = [track for track in free if track.visible and track.identity]
         for track in free:
             track.visible = False
         # A track that was never believed does not outlive a single miss
@@ -152,8 +156,10 @@ class Tracker:
             if owner is not None:
                 owner.motion = owner.motion.detected(poses.boxes.xyxy[number], time_s)
                 owner.box_score = float(poses.boxes.scores[number])
-                owner.hits, owner.visible = owner.hits + 1, True
+                owner.hits, owner.visible, owner.detected_s = owner.hits + 1, True, time_s
                 owner.take(poses, number, time_s)
+                # Only where the detector agrees: else the score of a box that lost its person would become usual
+                owner.usual_score += 0.2 * (float(owner.scores.mean()) - owner.usual_score)
             elif strong[number]:
                 owner = self._begin(poses, number, time_s)
             else:
@@ -165,10 +171,36 @@ class Tracker:
         self._first = self._first and not len(poses)
         return self._identified(poses, owners)
 
+    def overlooked(self, time_s: float, image_hw: tuple[int, int]) -> Boxes:
+        """After `update`: where the persons should be who were in sight and whom the detector has not found.
+
+        Without those near another person: there their poses would be the other's.
+        """
+        self._followed, boxes, scores = [], [], []
+        others = np.array([track.motion.box_xyxy for track in self._tracks if track.visible]).reshape(-1, 4)
+        for track in self._missed:
+            box = track.motion.at(time_s).box_xyxy
+            alone = not (box_geometry.iou(box[None], others) > CROWDED_IOU).any()
+            fresh = time_s - track.detected_s <= self.options.max_overlooked_s
+            if alone and fresh and box_geometry.area(box_geometry.clip(box, image_hw)) > 0:
+                self._followed.append(track)
+                boxes.append(box)
+                scores.append(track.box_score)
+                others = np.concatenate([others, box[None]])
+        return Boxes.from_xyxy(boxes, scores)
+
+    def keep(self, found: Poses, poses: Poses, time_s: float) -> Poses:
+        """The poses that `update` gave, and those of `overlooked` boxes that do show a person, with track ids."""
+        sure = [n for n, t in enumerate(self._followed) if poses.scores[n].mean() >= DOUBTFUL * t.usual_score]
+        self._followed = [self._followed[n] for n in sure]
+        for track in self._followed:
+            track.visible = True
+        return joined(found, self.follow(poses[np.array(sure, np.intp)], time_s))
+
     def _begin(self, poses: Poses, number: int, time_s: float) -> _Track:
         box, score = poses.boxes.xyxy[number], float(poses.boxes.scores[number])
         parts = _pose_parts(poses, number)
-        return _Track(BoxMotion.start(box, time_s), *parts, score, time_s, float(parts[2].mean()))
+        return _Track(BoxMotion.start(box, time_s), *parts, score, time_s, time_s, float(parts[2].mean()))
 
     def _costs(self, tracks: list[_Track], poses: Poses, time_s: float) -> Float64Array:
         """(T, N) in 0..1: mean of box and pose distance; poses count less the longer ago they were seen."""
@@ -208,6 +240,18 @@ class Tracker:
         known = np.flatnonzero(identities)
         known = known[np.argsort(identities[known])]
         return replace(poses, track_ids=identities)[known]
+
+
+def joined(some: Poses, more: Poses) -> Poses:
+    """Two sets of tracked poses of one picture, by track id."""
+    assert some.track_ids is not None
+    assert more.track_ids is not None
+    names = ("keypoints", "scores", "sigmas_px", "track_ids")
+    arrays = {name: np.concatenate([getattr(some, name), getattr(more, name)]) for name in names}
+    boxes = Boxes.from_xyxy(
+        np.concatenate([some.boxes.xyxy, more.boxes.xyxy]), np.concatenate([some.boxes.scores, more.boxes.scores])
+    )
+    return replace(some, boxes=boxes, **arrays)[np.argsort(arrays["track_ids"])]
 
 
 def _in_picture(motion: BoxMotion, image_hw: tuple[int, int]) -> BoxMotion:
