@@ -60,10 +60,12 @@ def draw_poses(
     """
     drawn = np.array(image, dtype=np.uint8, order="C")
     for person in np.argsort(poses.pose_scores, kind="stable"):
-        size = _person_size(poses, person, min_score)
+        visible = _visible(poses, person, min_score)
+        size = _person_size(poses, person, visible)
         if show_boxes:
             _draw_box(drawn, poses, person, size)
-        _draw_person(drawn, poses, person, size, show_uncertainty, min_score)
+        if visible.any():
+            _draw_person(drawn, poses, person, size, show_uncertainty, visible)
     for person in range(len(poses)):  # labels last: they must stay readable
         label = _label(poses, person, show_boxes)
         if label:
@@ -102,33 +104,30 @@ def _paint(colour: Colour, opacity: float) -> tuple[float, float, float, float]:
 
 def _visible(poses: Poses, person: int, min_score: float) -> NDArray[np.bool_]:
     """(K,) which keypoints can and should be drawn."""
-    with np.errstate(invalid="ignore"):
-        near = (np.abs(poses.keypoints[person]) < _FAR_PX).all(axis=1)  # False for NaN
+    near = (np.abs(poses.keypoints[person]) < _FAR_PX).all(axis=1)
     return near & (poses.scores[person] >= min_score)
 
 
-def _person_size(poses: Poses, person: int, min_score: float) -> float:
+def _person_size(poses: Poses, person: int, visible: NDArray[np.bool_]) -> float:
     """Long side in px of the drawn keypoints' extent, or of the box where it is larger, within the picture."""
-    points = poses.keypoints[person][_visible(poses, person, min_score)]
+    points = poses.keypoints[person][visible]
     extent = float((points.max(axis=0) - points.min(axis=0)).max()) if len(points) else 0.0
     box = poses.boxes.xyxy[person]
     return min(max(extent, float((box[2:] - box[:2]).max())), float(max(poses.image_hw)))
 
 
 def _draw_person(
-    drawn: UInt8Array, poses: Poses, person: int, size: float, show_uncertainty: bool, min_score: float
+    drawn: UInt8Array, poses: Poses, person: int, size: float, show_uncertainty: bool, visible: NDArray[np.bool_]
 ) -> None:
     """Draw one pose on a transparent layer just large enough, then blend that into the picture."""
-    visible = _visible(poses, person, min_score)
-    if not visible.any():
-        return
     width = max(1, round(size / 90))
     rim = max(1, round(width / 3))
     radius = 0.85 * width + 1
     reach = np.full((len(visible), 2), radius + rim + width + 2)
-    sigmas = np.nan_to_num(poses.sigmas_px[person], nan=0.0, posinf=0.0) * ELLIPSE_SIGMAS
+    sigmas = np.zeros_like(reach)
     if show_uncertainty:
-        reach = reach + np.minimum(sigmas, _FAR_PX)
+        sigmas = np.nan_to_num(poses.sigmas_px[person], nan=0.0, posinf=0.0) * ELLIPSE_SIGMAS
+        reach += np.minimum(sigmas, _FAR_PX)
     points = poses.keypoints[person]
     low = np.floor((points - reach)[visible].min(axis=0)).astype(int).clip(0)
     high = np.ceil((points + reach)[visible].max(axis=0)).astype(int) + 1
@@ -173,20 +172,18 @@ def _draw_person(
 
 def _radii(points: NDArray[np.float32], visible: NDArray[np.bool_], radius: float) -> list[float]:
     """(K,) radius of each dot in px: smaller where dots would cover each other, as on a small face."""
-    shown = np.where(visible[:, None], points, np.inf)
-    with np.errstate(invalid="ignore"):
-        distances = np.nan_to_num(np.hypot(*(shown[:, None] - shown[None]).transpose(2, 0, 1)), nan=np.inf)
+    x, y = points.T
+    distances = np.hypot(x[:, None] - x, y[:, None] - y)
+    distances[:, ~visible] = np.inf
     np.fill_diagonal(distances, np.inf)
-    nearest = distances.min(axis=1)
-    return [float(r) for r in np.clip(0.6 * nearest, 0.6 * radius, radius)]
+    return [min(max(0.6 * nearest, 0.6 * radius), radius) for nearest in distances.min(axis=1).tolist()]
 
 
 def _blend(region: UInt8Array, layer: UInt8Array) -> None:
     """Put a premultiplied RGBA layer over a part of the picture, in place."""
     remaining = cv2.cvtColor(cv2.bitwise_not(layer[:, :, 3]), cv2.COLOR_GRAY2RGB)
-    under = cv2.multiply(region, remaining, scale=1 / 255)
-    cv2.add(under, cv2.cvtColor(layer, cv2.COLOR_RGBA2RGB), dst=under)
-    region[:] = under
+    cv2.multiply(region, remaining, dst=region, scale=1 / 255)
+    cv2.add(region, cv2.cvtColor(layer, cv2.COLOR_RGBA2RGB), dst=region)
 
 
 def _draw_box(drawn: UInt8Array, poses: Poses, person: int, size: float) -> None:
@@ -212,9 +209,9 @@ def _draw_label(drawn: UInt8Array, text: str, box_xyxy: NDArray[np.float32], col
     (text_width, text_height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
     pad = math.ceil(5 * scale)
     plate_width, plate_height = text_width + 2 * pad, text_height + baseline + 2 * pad
-    corner = np.nan_to_num(np.clip(box_xyxy[:2], -_FAR_PX, _FAR_PX))
-    x = int(np.clip(round(float(corner[0])), 0, max(0, width - plate_width)))
-    y = int(np.clip(round(float(corner[1])) - plate_height, 0, max(0, height - plate_height)))
+    left, top = box_xyxy[:2].tolist()
+    x = min(max(round(left), 0), max(0, width - plate_width))
+    y = min(max(round(top) - plate_height, 0), max(0, height - plate_height))
     cv2.rectangle(drawn, (x, y), (x + plate_width - 1, y + plate_height - 1), colour, cv2.FILLED)
     ink = _DARK if sum(colour) > 300 else MIDDLE
     origin = (x + pad, y + pad + text_height)

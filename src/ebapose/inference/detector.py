@@ -123,11 +123,12 @@ class NanoDet:
             raise InputError(f"{frame.name}: {width}x{height} is too narrow to look for persons in")
         interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
         small = cv2.resize(frame.image, (new_w, new_h), interpolation=interpolation)
-        blob = np.zeros((1, 3, self.size, self.size), np.float32)
+        blob = np.empty((1, 3, self.size, self.size), np.float32)
         for plane, channel, mean, std in zip(blob[0], cv2.split(small)[::-1], self.mean, self.std, strict=True):
-            plane[:new_h, :new_w] = channel
-            plane -= np.float32(mean)
-            plane /= np.float32(std)
+            plane[new_h:] = plane[:new_h, new_w:] = np.float32(-mean) / np.float32(std)  # black
+            shown = plane[:new_h, :new_w]
+            np.subtract(channel, np.float32(mean), out=shown)
+            shown /= np.float32(std)
         return blob, factor
 
     def _candidates(self, outputs: tuple[NDArray[np.float32], ...]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:

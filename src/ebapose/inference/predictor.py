@@ -263,7 +263,7 @@ class Predictor:
         except InputError as error:
             found, problems = Boxes.from_xyxy([]), [str(error)]
         used, unusable = usable_boxes(found, frame)
-        boxes = found[used]
+        boxes = found if used.all() else found[used]
         job = _Job(frame, boxes, problems + unusable, used)
         if len(boxes):
             spec = self.card.input
