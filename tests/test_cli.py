@@ -289,7 +289,7 @@ def write_model(folder: Path, kind: str) -> Path:
     ("kind", "cause"),
     [
         ("missing", "no such model file"),
-        ("folder", "no such model file"),
+        ("folder", "is a folder, not a model file"),
         ("text", "not an ONNX file, or damaged"),
         ("detector", "no model card beside it or inside it"),
         ("replaced", "sha256 differs from its card replaced.card.json: damaged or replaced"),
