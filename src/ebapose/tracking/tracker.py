@@ -2,9 +2,9 @@
 
 Each person has a track: a box motion (`ebapose.tracking.motion`) and the last pose. When the detector has run, tracks
 and detections are assigned to each other, all at once, by how much their boxes overlap and how alike their poses are
-(OKS). Detections of low score may only continue a track, not begin one (ByteTrack, Zhang et al. 2022). Whom the detector
-overlooks is followed by the pose, for a while and where nobody else is near. A person out of sight keeps the identity
-for `max_lost_s`. Between detections each box follows its pose.
+(OKS). Detections of low score may only continue a track, not begin one (ByteTrack, Zhang et al. 2022). Whom the
+detector overlooks is followed by the pose, for a while and where nobody else is near. A person out of sight keeps the
+identity for `max_lost_s`. Between detections each box follows its pose.
 """
 
 from __future__ import annotations
@@ -246,12 +246,17 @@ def joined(some: Poses, more: Poses) -> Poses:
     """Two sets of tracked poses of one picture, by track id."""
     assert some.track_ids is not None
     assert more.track_ids is not None
-    names = ("keypoints", "scores", "sigmas_px", "track_ids")
-    arrays = {name: np.concatenate([getattr(some, name), getattr(more, name)]) for name in names}
-    boxes = Boxes.from_xyxy(
-        np.concatenate([some.boxes.xyxy, more.boxes.xyxy]), np.concatenate([some.boxes.scores, more.boxes.scores])
+    xyxy = np.concatenate([some.boxes.xyxy, more.boxes.xyxy])
+    all_poses = replace(
+        some,
+        keypoints=np.concatenate([some.keypoints, more.keypoints]),
+        scores=np.concatenate([some.scores, more.scores]),
+        sigmas_px=np.concatenate([some.sigmas_px, more.sigmas_px]),
+        boxes=Boxes.from_xyxy(xyxy, np.concatenate([some.boxes.scores, more.boxes.scores])),
+        track_ids=np.concatenate([some.track_ids, more.track_ids]),
     )
-    return replace(some, boxes=boxes, **arrays)[np.argsort(arrays["track_ids"])]
+    assert all_poses.track_ids is not None
+    return all_poses[np.argsort(all_poses.track_ids)]
 
 
 def _in_picture(motion: BoxMotion, image_hw: tuple[int, int]) -> BoxMotion:
