@@ -9,6 +9,7 @@ python benchmarks/tracking.py --clip FILE   # a real clip, real detector and net
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 import time
 from fractions import Fraction
@@ -87,15 +88,15 @@ def smoothing() -> None:
             before, after = jitter(raw[30:]), jitter(found)
             error = np.sqrt(((found - 200) ** 2).mean()) / sigma
             print(f"{sigma:4.0f} {fps:6.0f} {before:9.2f} -> {after:5.2f} {before / after:7.1f} {error:8.2f}")
-    print("swinging 300 px to and fro, noise 3 px, 30 frames/s: Hz, lag in frames")
+    print("swinging 300 px to and fro, 30 frames/s: noise px, Hz, lag in frames")
     times = np.arange(120)
-    for frequency in (0.5, 1.0, 2.0, 3.0):
+    for noise, frequency in itertools.product((3.0, 15.0), (0.5, 1.0, 2.0, 3.0)):
         truth = 300 + 150 * np.sin(2 * np.pi * frequency * times / 30)
-        raw = np.repeat(truth[:, None, None], 17, axis=1) * [1, 0] + rng.normal(0, 3, (120, 17, 2))
-        found = smooth(raw, 3.0, 30)[:, :, 0].mean(axis=1)
+        raw = np.repeat(truth[:, None, None], 17, axis=1) * [1, 0] + rng.normal(0, noise, (120, 17, 2))
+        found = smooth(raw, noise, 30)[:, :, 0].mean(axis=1)
         shifts = np.arange(0, 4.01, 0.05)
         errors = [np.abs(np.interp(times - shift, times, truth) - found)[20:-5].mean() for shift in shifts]
-        print(f"{frequency:4.1f} {shifts[np.argmin(errors)]:8.2f}")
+        print(f"{noise:4.0f} {frequency:4.1f} {shifts[np.argmin(errors)]:8.2f}")
 
 
 def drawn(seconds: float) -> None:
