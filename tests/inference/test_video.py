@@ -438,3 +438,14 @@ def test_wrong_usage(clip: Path, tmp_path: Path, predictor: ebapose.Predictor) -
 def _no_leftovers() -> Iterator[None]:
     yield
     Camera.images = ()
+
+
+def test_two_folders_of_one_name_keep_both_results(tmp_path: Path, predictor: ebapose.Predictor) -> None:
+    for parent in ("a", "b"):
+        (tmp_path / parent / "frames").mkdir(parents=True)
+        for number in range(3):
+            cv2.imwrite(str(tmp_path / parent / "frames" / f"{number}.png"), np.full((64, 64, 3), 90, np.uint8))
+    folders = [str(tmp_path / parent / "frames") for parent in ("a", "b")]
+    summary = predict_sources(predictor, folders, tmp_path / "out", ("json",), clips=True)
+    assert [video.frames for video in summary.videos] == [3, 3]
+    assert len(list((tmp_path / "out").glob("frames*.jsonl"))) == 2

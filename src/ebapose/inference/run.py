@@ -170,6 +170,7 @@ def predict_sources(
     stages = predictor.times.milliseconds(earlier)
     per_image = {name: 1000 * seconds / max(summary.images, 1) for name, seconds in spent.items()}
     summary.milliseconds = {"read": per_image.pop("read"), **stages, **per_image}
+    taken: set[str] = set()  # two streams may go by the same name: folders of frames, say
     for source, stem in videos:
         try:
             found = predict_video(
@@ -180,6 +181,7 @@ def predict_sources(
                 video,
                 draw=draw,
                 stem=stem,
+                taken=taken,
                 min_score=min_score,
                 on_start=start_video,
                 on_frame=on_image,

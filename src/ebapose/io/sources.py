@@ -38,6 +38,7 @@ from ebapose.structures import Frame, UInt8Array
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts"}
+    | {".mts", ".m2ts", ".mxf", ".h264", ".ogv", ".vob", ".y4m"}
 )
 
 _logger = logging.getLogger(__name__)
