@@ -21,7 +21,7 @@ from ebapose.export.verify import compare, example_crops, export_verified, open_
 from ebapose.inference.runtime import load_model_file  # noqa: E402
 from ebapose.models import registry  # noqa: E402
 
-# Every system at depth 18, the paper's at every depth; tracing the others' deep copies of the same blocks takes minutes.
+# Every system at depth 18, the paper's at every depth; tracing the others' deep copies of these blocks takes minutes.
 EVERY = [name for name in registry._BUILT_IN if re.match(r"test_|.*18|eba_prnetcc\d+$|tfpose50", name)]
 TINY = [name for name in EVERY if name.startswith("test_")]
 
