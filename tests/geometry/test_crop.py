@@ -224,6 +224,23 @@ def test_a_blob_lands_where_its_center_is_mapped(factor, place):
     np.testing.assert_allclose(centroid, image_to_crop([[place]], matrices)[0, 0], atol=0.05)
 
 
+@given(
+    st.floats(20, 880),
+    st.floats(20, 680),
+    st.tuples(st.floats(-100, 800), st.floats(-100, 600)),
+    st.sampled_from([1, 2, 4, 1000]),
+    st.booleans(),
+)
+def test_the_crop_of_a_mirrored_picture_is_the_mirrored_crop(width, height, corner, parts, reduced):
+    """Whether box edges lie on pixels, between them or anywhere, and however much the picture is shrunk."""
+    image = noise_picture(701, 900)
+    left, top, right, bottom = np.round(np.array([*corner, corner[0] + width, corner[1] + height]) * parts) / parts
+    size_hw = (32, 24) if reduced else (128, 96)
+    matrix, other = image_to_crop_matrix([[left, top, right, bottom], [899 - right, top, 899 - left, bottom]], size_hw)
+    crop, back = warp_crop(image, matrix, size_hw), warp_crop(np.ascontiguousarray(image[:, ::-1]), other, size_hw)
+    assert np.abs(crop.astype(int) - back[:, ::-1]).max() <= 1
+
+
 def test_antialiasing_averages_what_bilinear_sampling_skips():
     stripes = np.zeros((400, 400, 3), np.uint8)
     stripes[:, ::4] = 255

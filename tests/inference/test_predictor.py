@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -80,31 +79,9 @@ def test_given_boxes_and_the_detector_lead_to_the_same_poses(
     np.testing.assert_array_equal(given.boxes.scores, 1)
 
 
-def test_a_mirrored_crop_gives_the_mirrored_pose_with_flip_test(network: Network, examples: list[Frame]) -> None:
-    """At a scale of 1 no pixel is resampled, so that the flip test leaves nothing but rounding errors."""
-    runtime, card = network
-    predictor = Predictor(card, runtime, WholeImage(), flip_test=True)
-    height, width = card.input.size_hw
-    padding = card.input.padding
-    compared = 0
-    for frame in examples:
-        small = cv2.resize(frame.image, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
-        center = np.array([small.shape[1] // 2 + 0.5, small.shape[0] // 2 + 0.5])
-        half = np.array([width, height]) / padding / 2
-        box = np.array([[*(center - half), *(center + half)]])
-        plain = predictor(small, box)
-        back = mirrored_keypoints(predictor(mirrored(small), mirrored_boxes(box, small.shape[1])))
-        crop_px = plain.keypoints[0] - (center - (np.array([width, height]) - 1) / 2)
-        inside = (crop_px > 3).all(axis=1) & (crop_px < np.array([width, height]) - 4).all(axis=1)
-        np.testing.assert_allclose(plain.keypoints[0][inside], back[0][inside], atol=0.01)
-        compared += np.count_nonzero(inside)
-    assert compared > 30
-
-
-def test_a_mirrored_photograph_gives_about_the_mirrored_pose(
+def test_a_mirrored_photograph_gives_the_mirrored_poses_with_flip_test(
     network: Network, nanodet: NanoDet, examples: list[Frame], boxes: list[Boxes]
 ) -> None:
-    """Shrinking a photograph to the crop begins at another pixel when it is mirrored, so this is not exact."""
     runtime, card = network
     predictor = Predictor(card, runtime, nanodet, flip_test=True)
     distances = []
@@ -115,8 +92,9 @@ def test_a_mirrored_photograph_gives_about_the_mirrored_pose(
         apart = np.linalg.norm(plain.keypoints - back, axis=-1) * scale[:, None]
         distances.extend(apart[plain.scores >= 0.5])
     assert len(distances) > 20
-    assert np.median(distances) < 0.5  # crop px
-    assert np.quantile(distances, 0.9) < 2
+    # crop px; the warp may round a pixel by one grey level to the other side
+    assert np.median(distances) < 0.005
+    assert np.max(distances) < 0.05
 
 
 def test_poses_move_with_the_picture(predictor: Predictor, examples: list[Frame], boxes: list[Boxes]) -> None:

@@ -153,20 +153,35 @@ def warp_crop(image: UInt8Array, matrix: ArrayLike, size_hw: tuple[int, int], *,
 
 
 def _shrink(image: UInt8Array, matrix: Float64Array, size_hw: tuple[int, int]) -> tuple[UInt8Array, Float64Array]:
-    """The needed part of the picture, area-averaged by a whole factor, and the matrix from there to the crop."""
-    factor = max(int(1 / max(float(crop_scale(matrix)), 1e-9)), 1)
+    """The needed part of the picture, area-averaged by a whole factor, and the matrix from there to the crop.
+
+    The averaged blocks lie symmetrically about the crop's centre, so that the crop of a mirrored picture is the
+    mirrored crop. With an odd number of pixels per block they can, whether the centre is on a pixel or between two.
+    """
+    factor = 2 * int(min(0.5 / max(float(crop_scale(matrix)), 1e-9), min(image.shape[:2]) / 16)) + 1
     if factor == 1 and max(image.shape) < _WARP_LIMIT:
         return image, matrix
     height, width = size_hw
     corners = crop_to_image([[-1, -1], [width, -1], [-1, height], [width, height]], matrix)
-    margin = 2 * factor
-    left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int) - margin, 0)
-    right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + margin, [image.shape[1], image.shape[0]])
-    columns, rows = (right - left) // factor, (bottom - top) // factor
-    if columns < 1 or rows < 1:
+    # Counted from the picture's outer edge: pixel i reaches from i to i + 1. Rounded, so that a tie stays a tie.
+    center = np.round(corners.mean(axis=0) + 0.5, 6)
+    on_a_pixel = np.abs(center % 1 - 0.5) <= 0.25
+    grid = np.where(on_a_pixel, np.floor(center) - factor // 2, np.round(center))  # where one of the blocks begins
+    size_xy = np.array([image.shape[1], image.shape[0]])
+    low, high = np.maximum(corners.min(axis=0) - 2 * factor, 0), np.minimum(corners.max(axis=0) + 2 * factor, size_xy)
+    if (low >= high).any():
         return image, matrix
-    part = image[top : top + rows * factor, left : left + columns * factor]
-    small = part if factor == 1 else cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
+    start = (grid + np.floor((low - grid) / factor) * factor).astype(int)
+    stop = (grid + np.ceil((high - grid) / factor) * factor).astype(int)
+    (left, top), (right, bottom) = np.maximum(start, 0), np.minimum(stop, size_xy)
+    small = image[top:bottom, left:right]
+    if factor > 1:
+        before, after = np.maximum(-start, 0), np.maximum(stop - size_xy, 0)
+        if before.any() or after.any():  # blocks that reach beyond the picture: it is black there, as in the warp
+            padding = (before[1], after[1], before[0], after[0])
+            small = np.asarray(cv2.copyMakeBorder(small, *padding, cv2.BORDER_CONSTANT), np.uint8)
+        columns, rows = (stop - start) // factor
+        small = np.asarray(cv2.resize(small, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8)
     # pixel i of the small picture is the mean of the pixels i*factor .. i*factor + factor - 1
-    small_to_image = np.array([[factor, 0, left + (factor - 1) / 2], [0, factor, top + (factor - 1) / 2]])
-    return np.asarray(small, np.uint8), compose(matrix, small_to_image)
+    small_to_image = np.array([[factor, 0, start[0] + factor // 2], [0, factor, start[1] + factor // 2]])
+    return small, compose(matrix, small_to_image)
