@@ -193,7 +193,7 @@ def test_an_unreadable_folder_within_a_folder_counts(
     done = run("predict", tmp_path / "in", "--out", tmp_path / "out", "--save", "json")
     assert done.code == 1
     assert done.lines == [f"ebapose: {tmp_path / 'in/locked'}: the folder cannot be read (Permission denied)"]
-    assert done.out.startswith("1 images, 2 persons, 1 problems")
+    assert done.out.startswith("1 image, 2 persons, 1 problem ")
 
 
 def test_bad_boxes_are_named_and_good_ones_are_used(run: Callable[..., Finished], tmp_path: Path) -> None:

@@ -118,9 +118,10 @@ def predict(
             on_failure=_print_error,
         )
     if not quiet:
-        failed = f", {len(summary.failures)} problems" if summary.failures else ""
+        failed = f", {_count(len(summary.failures), 'problem')}" if summary.failures else ""
         if summary.images or not summary.videos:
-            print(f"{summary.images} images, {summary.persons} persons{failed} in {summary.seconds:.1f} s -> {out}")
+            found = f"{_count(summary.images, 'image')}, {_count(summary.persons, 'person')}"
+            print(f"{found}{failed} in {summary.seconds:.1f} s -> {out}")
             print(f"ms per image: {_stages(summary.milliseconds)}")
         for walked in summary.videos:
             print(f"{walked.line()} -> {out}")
@@ -486,6 +487,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = "" if error.filename is None else f"{error.filename}: "
         _print_error(f"{place}{error.strerror}")
         return 1
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _stages(milliseconds: dict[str, float]) -> str:

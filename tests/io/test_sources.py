@@ -155,7 +155,10 @@ def test_standard_input_is_read_as_it_comes(tmp_path: Path) -> None:
 
 
 def test_addresses_and_nonsense_are_refused() -> None:
-    assert failure("https://example.org/a.jpg").endswith("is an address, not a file; download it first")
+    assert (
+        failure("https://me:secret@example.org/a.jpg")
+        == "https://example.org/a.jpg: is an address, not a file; download it first"
+    )
     assert "not a path" in failure("")
     assert "not a path" in failure("a\0b")
 
@@ -232,7 +235,7 @@ def test_bad_videos(tmp_path: Path) -> None:
     fake = tmp_path / "fake.mp4"
     fake.write_text("no video")
     (result,) = read_frames(fake)
-    assert str(result) == f"{fake}: not a video that can be read"
+    assert str(result).startswith(f"{fake}: not a video that can be read")
     (result,) = read_frames(tmp_path / "none.mp4")
     assert str(result) == f"{tmp_path / 'none.mp4'}: no such file"
 

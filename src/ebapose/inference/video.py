@@ -94,7 +94,8 @@ class VideoSummary:
 
     def line(self) -> str:
         """One line for a person."""
-        parts = [f"{self.frames} frames", f"{self.identities} persons", f"detector ran in {self.detections}"]
+        persons = f"{self.identities} person{'' if self.identities == 1 else 's'}"
+        parts = [f"{self.frames} frames", persons, f"detector ran in {self.detections}"]
         lost = {"corrupt left out": self.corrupt, "missing": self.missing, "dropped": self.dropped}
         parts += [f"{count} {what}" for what, count in lost.items() if count]
         if self.reconnects:

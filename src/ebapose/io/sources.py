@@ -29,11 +29,11 @@ from os.path import exists, isdir, isfile, islink, realpath
 from pathlib import Path
 from typing import TextIO
 
-import cv2
 import numpy as np
 
 from ebapose.errors import EbaposeError, InputError
 from ebapose.io.pictures import PICTURE_SUFFIXES, read_image
+from ebapose.io.video import open_video, without_secrets
 from ebapose.structures import Frame, UInt8Array
 
 VIDEO_SUFFIXES = frozenset(
@@ -134,32 +134,12 @@ def _read_source(source: Source | FailedInput) -> Iterator[Frame | FailedInput]:
         return
     try:
         if source.is_video:
-            yield from _video_frames(source)
+            with open_video(source.path, stem=source.stem) as frames:
+                yield from frames
         else:
             yield read_image(source.path, stem=source.stem)
     except InputError as error:
         yield FailedInput(source.name, error)
-
-
-def _video_frames(source: Source) -> Iterator[Frame]:
-    """Frames of a video, one at a time. Raises InputError when it cannot be opened or holds no frame."""
-    if not isfile(source.path):
-        raise InputError(f"{source.name}: {'not a file' if exists(source.path) else 'no such file'}")
-    capture = cv2.VideoCapture(str(source.path))
-    try:
-        fps = capture.get(cv2.CAP_PROP_FPS) or 30.0
-        index = 0
-        while True:
-            ok, image = capture.read()
-            if not ok:
-                break
-            rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-            yield Frame(rgb, source.name, index, index / fps, f"{source.stem}/{index:06d}")
-            index += 1
-    finally:
-        capture.release()
-    if index == 0:
-        raise InputError(f"{source.name}: not a video that can be read")
 
 
 @dataclass
@@ -176,7 +156,7 @@ class _Lister:
         if source == "-" and not in_list:
             yield from self._from_lines(sys.stdin if self.stdin is None else self.stdin, "standard input", None)
         elif re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", source):
-            yield _failed(source, "is an address, not a file; download it first")
+            yield _failed(without_secrets(source), "is an address, not a file; download it first")
         elif not source or "\0" in source:
             yield _failed(repr(source), "not a path")
         elif isdir(path):

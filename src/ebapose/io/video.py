@@ -207,7 +207,7 @@ def _camera_number(source: str) -> int | None:
     return int(match[1]) if match and (source.startswith("/dev/") or not Path(source).exists()) else None
 
 
-def _without_secrets(address: str) -> str:
+def without_secrets(address: str) -> str:
     """An address as it may stand in logs and results: no user, no password, no query."""
     scheme, rest = re.split(r"[?#]", address, maxsplit=1)[0].split("://", 1)
     host, slash, path = rest.partition("/")
@@ -246,15 +246,16 @@ def open_video(
     elif is_text and text not in ("-", STANDARD_INPUT) and not is_address:
         path = Path(text)
         stem = stem or path.stem or path.resolve().name
-        if path.is_dir():
+        # before Python 3.14 pathlib's raise for a path that is too long or cannot be reached, os.path's say no
+        if os.path.isdir(path):  # noqa: PTH112
             info, images = _open_pictures(path, counts)
-        elif not path.exists():
+        elif not os.path.exists(path):  # noqa: PTH110
             raise InputError(f"{text}: no such file")
         else:
             info, images = _open_stream(text, text, counts, live)
     else:
         opened = sys.stdin.buffer if text in ("-", STANDARD_INPUT) else source
-        text = _without_secrets(text) if is_address else text
+        text = without_secrets(text) if is_address else text
         name = "standard input" if text in ("-", STANDARD_INPUT) else text
         stem = stem or re.sub(r"[^\w.-]+", "_", text.split("://")[-1]).strip("._-") or "video"
         info, images = _open_stream(opened, name, counts, live)
