@@ -2,7 +2,7 @@
 
 While it grows a table is called `NAME.partial.SUFFIX`; it takes its own name when it is closed. JSON Lines and CSV hold
 whole records only, at any moment: also after the process was killed, and up to where the disk was full. Parquet cannot
-be read before it is closed, and is removed where that fails.
+be read before it is closed; it is closed also where the disk was full, and removed where that fails.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,6 +24,7 @@ TABLE_SUFFIXES: dict[TableFormat, str] = {"json": ".jsonl", "csv": ".csv", "parq
 VIDEO_COLUMNS = ("frame", "time_s", "track_id", "keypoint", "x", "y", "score", "sigma_x", "sigma_y")
 
 _ROWS_PER_GROUP = 20_000
+_FOOTER_BYTES = 4096  # more than what the end of a Parquet file says of one row group, or of the schema
 
 
 class VideoTable(Protocol):
@@ -108,6 +110,8 @@ class _Csv(_Lines):
 
 
 class _Parquet:
+    """Row groups, and at the end what makes them readable; the room for both is reserved before a group is written."""
+
     def __init__(self, path: Path) -> None:
         try:
             import pyarrow as pa
@@ -119,24 +123,48 @@ class _Parquet:
         self._schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in VIDEO_COLUMNS])
         self._table_of = pa.table
         self._rows: list[tuple[Any, ...]] = []
-        self._writer = parquet.ParquetWriter(str(partial_path(path)), self._schema)
+        self._groups = 0
+        self._file = partial_path(path).open("wb", buffering=0)
+        self._writer = parquet.ParquetWriter(self._file, self._schema)
 
     def write(self, frame: Frame, poses: Poses) -> None:
         self._rows += video_rows(frame, poses)
         if len(self._rows) >= _ROWS_PER_GROUP:
-            self._flush()
+            self._flush(len(self._rows))
 
-    def _flush(self) -> None:
-        rows, self._rows = self._rows, []
-        columns = dict(zip(VIDEO_COLUMNS, zip(*rows, strict=True), strict=True))
-        self._writer.write_table(self._table_of(columns, schema=self._schema))
+    def _flush(self, count: int) -> None:
+        columns = dict(zip(VIDEO_COLUMNS, zip(*self._rows[:count], strict=True), strict=True))
+        table = self._table_of(columns, schema=self._schema)
+        self._groups += 1
+        self._reserve(2 * table.nbytes + _FOOTER_BYTES * (self._groups + 1))
+        self._writer.write_table(table)
+        del self._rows[:count]
+
+    def _reserve(self, room: int) -> None:
+        """Half a row group would make the file unreadable for good. Raises OSError where there is no room."""
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self._file.fileno(), self._file.tell(), room)
 
     def close(self) -> None:
         try:
-            if self._rows:
-                self._flush()
+            failure = self._flush_what_fits()
             self._writer.close()
+            self._file.truncate()
+            self._file.close()
         except BaseException:
+            self._file.close()
             partial_path(self.path).unlink(missing_ok=True)
             raise
         partial_path(self.path).replace(self.path)
+        if failure is not None:
+            raise failure
+
+    def _flush_what_fits(self) -> OSError | None:
+        count, failure = len(self._rows), None
+        while self._rows and count:
+            try:
+                self._flush(count)
+                count = min(count, len(self._rows))
+            except OSError as error:
+                count, failure = count // 2, error
+        return failure
