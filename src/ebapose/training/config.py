@@ -80,6 +80,8 @@ class ModelConfig(Config):
     Attributes:
         name: registered name with the input size, height x width, e.g. "eba_prnetcc18_256x192".
         options: its keyword arguments, e.g. {split_ratio: 3, sigma: 4}.
+        padding: by what factor person boxes are enlarged for the crop; nothing: as for `weights`, 1.25 from scratch.
+            Less shows the person larger, and more of them cut off where boxes are not exact.
         weights: weights to start from: a file, "default" (the bundled ones of this architecture) or nothing (scratch).
         new_head: start from `weights`, but leave out what does not fit (other keypoints, other input size); without it
             a difference is an error.
@@ -89,6 +91,7 @@ class ModelConfig(Config):
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
+    padding: float | None = Field(default=None, ge=1, le=3)
     weights: str | None = None
     new_head: bool = False
     frozen: tuple[str, ...] = ()

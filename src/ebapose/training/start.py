@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,8 +43,9 @@ def build_model(config: TrainConfig, skeleton: Skeleton) -> tuple[PoseModel, Mod
             f"loss.map_weight: {config.model.name} predicts its maps, there is nothing auxiliary about them"
         )
     card = card.model_copy(update={"license": config.license, "source": config.source, "codec": codec})
+    padding = {} if config.model.padding is None else {"padding": config.model.padding}
     if config.model.weights is None:
-        return model, card, ["from random weights"]
+        return model, _with_input(card, padding), ["from random weights"]
 
     path = _weights_path(config.model.weights, config.model.name)
     state_dict, before = load_weights(path)
@@ -61,7 +63,11 @@ def build_model(config: TrainConfig, skeleton: Skeleton) -> tuple[PoseModel, Mod
         notes.append(f"new, not from the weights: {', '.join(left)}")
     # Preprocessing is part of what was learned.
     kept = {key: getattr(before.input, key) for key in ("mean", "std", "padding", "crop_center")}
-    return model, card.model_copy(update={"input": card.input.model_copy(update=kept)}), notes
+    return model, _with_input(card, kept | padding), notes
+
+
+def _with_input(card: ModelCard, changes: dict[str, Any]) -> ModelCard:
+    return card.model_copy(update={"input": card.input.model_copy(update=changes)})
 
 
 def _weights_path(weights: str, model: str) -> Path:
