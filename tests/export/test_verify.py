@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,7 @@ from ebapose.export.verify import compare, example_crops, export_verified, open_
 from ebapose.inference.runtime import load_model_file  # noqa: E402
 from ebapose.models import registry  # noqa: E402
 
-# Every system at depth 18, the paper's at every depth; tracing the others' deep copies of these blocks takes minutes.
-EVERY = [name for name in registry._BUILT_IN if re.match(r"test_|.*18|eba_prnetcc\d+$|tfpose50", name)]
+EVERY = [info.architecture for info in registry.list_models(include_test=True)]
 TINY = [name for name in EVERY if name.startswith("test_")]
 
 
