@@ -10,7 +10,7 @@ import pytest
 import tyro
 
 from coco_entries import person
-from ebapose.data import commands
+from ebapose.cli import data_group
 from ebapose.data.coco import load_coco
 from ebapose.data.show import contact_sheet, write_sheet
 from ebapose.data.transforms import PAPER
@@ -21,33 +21,33 @@ from ebapose.errors import InputError, UsageError
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
-    assert commands.synth(folder, images=6, seed=1, size_hw=(96, 80)) == 0
+    assert data_group.synth(folder, images=6, seed=1, size_hw=(96, 80)) == 0
     return folder / "annotations.json"
 
 
 @pytest.mark.parametrize("name", ["check", "show", "convert", "synth"])
 def test_every_option_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
-        tyro.cli(getattr(commands, name), args=["--help"])
+        tyro.cli(getattr(data_group, name), args=["--help"])
     assert leaving.value.code == 0
     assert "--" in capsys.readouterr().out
 
 
 def test_check(drawn: Path, write_coco: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert commands.check(drawn) == 0
+    assert data_group.check(drawn) == 0
     assert "6 pictures" in capsys.readouterr().out
-    assert commands.check(write_coco([person(1, area=0)]), json=True) == 1
+    assert data_group.check(write_coco([person(1, area=0)]), json=True) == 1
     assert json.loads(capsys.readouterr().out)["findings"][0]["kind"] == "no area"
 
 
 def test_show(drawn: Path, tmp_path: Path) -> None:
-    assert commands.show(drawn, tmp_path / "s.png", count=4, size_hw=(64, 48), augment="strong") == 0
+    assert data_group.show(drawn, tmp_path / "s.png", count=4, size_hw=(64, 48), augment="strong") == 0
     assert cv2.imread(str(tmp_path / "s.png")).shape == (2 * 64, 3 * 48, 3)  # as square as it gets
     for size_hw in ((0, 0), (-5, 10)):
         with pytest.raises(UsageError, match="height and width must be at least 1"):
-            commands.show(drawn, tmp_path / "s.png", size_hw=size_hw)
+            data_group.show(drawn, tmp_path / "s.png", size_hw=size_hw)
     with pytest.raises(UsageError, match=r"\.png or \.jpg"):
-        commands.show(drawn, tmp_path / "s.gif")
+        data_group.show(drawn, tmp_path / "s.gif")
 
 
 def test_convert_names_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,12 +58,12 @@ def test_convert_names_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "mpii.json").write_text(json.dumps(entries))
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images" / "0.jpg"), np.zeros((120, 160, 3), np.uint8))
-    assert commands.convert("mpii", tmp_path / "mpii.json", tmp_path / "out.json") == 0
+    assert data_group.convert("mpii", tmp_path / "mpii.json", tmp_path / "out.json") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("1 pictures, 1 persons")
     assert lines[-1] == "left out: 2 more"
     with pytest.raises(UsageError, match="no split"):
-        commands.convert("mpii", tmp_path / "mpii.json", tmp_path / "out.json", split="val")
+        data_group.convert("mpii", tmp_path / "mpii.json", tmp_path / "out.json", split="val")
 
 
 def test_sheets_keep_left_and_right_colours_after_mirroring(drawn: Path) -> None:

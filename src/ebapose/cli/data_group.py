@@ -3,11 +3,10 @@ help. They print for a person and return the exit status."""
 
 from __future__ import annotations
 
-import json as json_module
-import sys
 from pathlib import Path
 from typing import Literal
 
+from ebapose.cli.terminal import print_json, print_rich
 from ebapose.errors import UsageError
 
 
@@ -36,17 +35,15 @@ def check(
     Returns:
         0 if there is no error (there may be warnings), else 1.
     """
-    from rich.console import Console
-
     from ebapose.data.check import check_annotations
 
     report = check_annotations(
         annotations, images, skeleton=skeleton, category=category, read_pictures=pictures, max_examples=examples
     )
     if json:
-        print(json_module.dumps(report.to_dict(), indent=2))
+        print_json(report.to_dict())
     else:
-        Console(width=None if sys.stdout.isatty() else 160).print(report)
+        print_rich(report)
     return 0 if report.ok else 1
 
 

@@ -1,25 +1,16 @@
-"""The command line: verbs only. Each parses its arguments, calls one function of the package and prints.
-
-Options and help come from the signatures and docstrings below. Everything heavy is imported inside the verbs, so that
-`ebapose --help` is quick.
-
-Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 130 interrupted.
-"""
+"""The verbs that work with a model that exists: predict, list, evaluate, export, time, compare."""
 
 from __future__ import annotations
 
-import errno
 import inspect
-import logging
-import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import tyro
 
-from ebapose.errors import EbaposeError, MissingDependencyError, ModelFileError, UsageError
+from ebapose.cli.terminal import ProgressBar, count_of, list_stages, print_error, print_json, print_rich
+from ebapose.errors import EbaposeError, UsageError
 
 Format: TypeAlias = Literal["overlay", "json", "coco", "csv", "parquet", "plots", "sheet"]
 RuntimeName: TypeAlias = Literal["auto", "openvino", "onnxruntime", "torch"]
@@ -101,7 +92,7 @@ def predict(
     else:
         detector = NanoDet(score_threshold=detector_score, threads=threads)
     predictor = load(model, runtime, detector=detector, flip_test=flip_test, batch_size=batch_size, threads=threads)
-    with _Progress("predicting", "pictures", quiet) as progress:
+    with ProgressBar("predicting", "pictures", quiet) as progress:
         summary = predict_sources(
             predictor,
             sources,
@@ -115,17 +106,17 @@ def predict(
             video=video,
             on_start=progress.start,
             on_image=progress.advance,
-            on_failure=_print_error,
+            on_failure=print_error,
         )
     if not quiet:
-        failed = f", {_count(len(summary.failures), 'problem')}" if summary.failures else ""
+        failed = f", {count_of(len(summary.failures), 'problem')}" if summary.failures else ""
         if summary.images or not summary.videos:
-            found = f"{_count(summary.images, 'image')}, {_count(summary.persons, 'person')}"
+            found = f"{count_of(summary.images, 'image')}, {count_of(summary.persons, 'person')}"
             print(f"{found}{failed} in {summary.seconds:.1f} s -> {out}")
-            print(f"ms per image: {_stages(summary.milliseconds)}")
+            print(f"ms per image: {list_stages(summary.milliseconds)}")
         for walked in summary.videos:
             print(f"{walked.line()} -> {out}")
-            print(f"ms per frame: {_stages(walked.milliseconds)}")
+            print(f"ms per frame: {list_stages(walked.milliseconds)}")
         card = predictor.card
         print(f"model: {card.name} ({predictor.runtime.name}, {predictor.runtime.precision})")
     return 1 if summary.failures else 0
@@ -142,9 +133,9 @@ def models(json: bool = False, test: bool = False) -> int:
 
     rows = describe_models(include_test=test)
     if json:
-        _print_json([row.to_dict() for row in rows])
+        print_json([row.to_dict() for row in rows])
     else:
-        _print(models_table(rows))
+        print_rich(models_table(rows))
     return 0
 
 
@@ -194,7 +185,7 @@ def evaluate(
     if predictions is not None:  # only what was asked for is refused there, not the defaults
         defaults = inspect.signature(evaluate).parameters
         running = {name: value for name, value in running.items() if value != defaults[name].default}
-    with _Progress("evaluating", "pictures", quiet=predictions is not None) as progress:
+    with ProgressBar("evaluating", "pictures", quiet=predictions is not None) as progress:
         if predictions is None:
             running |= {"on_start": progress.start, "on_image": progress.advance}
         report = run_evaluation(
@@ -211,65 +202,6 @@ def evaluate(
     print(report.summary())
     print(f"report: {out / 'report.md'}")
     return 1 if report.metrics["unreadable_pictures"] else 0
-
-
-def train(recipe: tyro.conf.Positional[Path], /, *, out: Path, resume: bool = False) -> int:
-    """Train a model by a recipe (YAML). Any key of the recipe is an option too: --optim.lr 1e-4 --run.workers 4.
-
-    Args:
-        recipe: The recipe; see the folder recipes/ and docs/fine_tuning.md.
-        out: Run folder for checkpoints, logs and the final weights.
-        resume: Go on from the newest complete checkpoint in the run folder.
-    """
-    raise AssertionError(f"handled in main: {recipe} {out} {resume}")  # its free options need the raw arguments
-
-
-def _train(arguments: Sequence[str]) -> int:
-    from ebapose.training.config import TrainConfig, load_train_config
-
-    own, overrides = _split_overrides(arguments, set(TrainConfig.model_fields))
-    if not {"-h", "--help"} & set(own):
-        if not any(word == "--out" or word.startswith("--out=") for word in own):
-            raise UsageError("train: --out is missing: ebapose train RECIPE.yaml --out DIR")
-        if len(own) == 1 or (len(own) == 2 and own[0] == "--out"):
-            raise UsageError("train: the recipe is missing: ebapose train RECIPE.yaml --out DIR")
-    options = tyro.cli(_TrainOptions, prog="ebapose train", args=own)
-    config = load_train_config(options.recipe, overrides)
-    from ebapose.training.loop import train as run_training  # a wrong recipe must not wait for torch
-
-    result = run_training(config, options.out, options.resume)
-    print(result.summary())
-    return 130 if result.finished == "interrupted" else 0
-
-
-def _split_overrides(arguments: Sequence[str], sections: set[str]) -> tuple[list[str], list[str]]:
-    """The verb's own arguments, and those that are keys of a recipe, each with its value.
-
-    Raises UsageError for a key without a value.
-    """
-    own: list[str] = []
-    overrides: list[str] = []
-    words = list(arguments)
-    while words:
-        word = words.pop(0)
-        key, has_value, _ = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not ("." in key or key in sections):
-            own.append(word)
-            continue
-        overrides.append(word)
-        if not has_value:
-            if not words or words[0].startswith("--"):
-                raise UsageError(f"{word}: a value is missing")
-            overrides.append(words.pop(0))
-    return own, overrides
-
-
-class _TrainOptions:
-    def __init__(self, recipe: tyro.conf.Positional[Path], /, *, out: Path, resume: bool = False) -> None:
-        self.recipe, self.out, self.resume = recipe, out, resume
-
-
-_TrainOptions.__init__.__doc__ = train.__doc__
 
 
 def export(
@@ -325,7 +257,7 @@ def benchmark(
     result = run_benchmark(
         model, systems=systems, batch_sizes=batch_sizes, repeats=repeats, threads=threads, compare=compare, out=out
     )
-    _print(benchmark_table(result))
+    print_rich(benchmark_table(result))
     return 0
 
 
@@ -359,144 +291,6 @@ def tables(
     return 0
 
 
-def import_weights(
-    checkpoint: tyro.conf.Positional[Path],
-    /,
-    *,
-    out: Path,
-    input_hw: tuple[int, int] | None = None,
-    targets: Literal["gaussian", "one_hot"] = "gaussian",
-    sigma: float | None = None,
-    color: Literal["bgr", "rgb"] = "bgr",
-    license: str = "",  # noqa: A002 - the card's word
-) -> int:
-    """Convert a published SimCC or Simple Baseline checkpoint (.pth) into weights with a card. Nothing is unpickled.
-
-    Args:
-        checkpoint: The published file; architecture and size are recognised by its tensors.
-        out: The .safetensors file to write.
-        input_hw: Input height and width, where neither the tensors nor the file name say it.
-        targets: What SimCC was trained with.
-        sigma: Of SimCC's Gaussian targets, in bins; default: the architecture's.
-        color: Channel order of the training pictures; the published configurations say BGR.
-        license: Of the checkpoint, for the card.
-    """
-    from ebapose.models.official import import_official
-
-    card = import_official(
-        checkpoint, out, input_hw=input_hw, targets=targets, sigma=sigma, color=color, license=license
-    )
-    print(f"{out}: {card.name}")
-    return 0
-
-
-def calibrate_weights(
-    weights: tyro.conf.Positional[Path],
-    /,
-    *,
-    annotations: tuple[Path, ...],
-    images: Path | None = None,
-) -> int:
-    """Make scores and standard deviations mean what they say: measure them on data, correct them in the card.
-
-    Args:
-        weights: The .safetensors file whose card is replaced.
-        annotations: COCO keypoint annotations of persons that the model was not trained on.
-        images: Folder of the pictures; found beside the annotations if it has a usual name.
-    """
-    from ebapose.evaluation.run import calibrate_weights as run_calibration
-
-    with _Progress("calibrating", "pictures", quiet=False) as progress:
-        gain = run_calibration(
-            weights, annotations, images_dir=images, on_start=progress.start, on_image=progress.advance
-        )
-    print(
-        "on persons not fitted to: expected calibration error of the scores "
-        f"{gain.score_error_before:.3f} -> {gain.score_error_after:.3f}, errors within one sigma "
-        f"{gain.within_sigma_before:.3f} -> {gain.within_sigma_after:.3f} (0.683 is right)"
-    )
-    return 0
-
-
-def data() -> int:
-    """Check, show, convert or make training data: see `ebapose data --help`."""
-    raise UsageError("data: name what to do: check, show, convert or synth")
-
-
-def weights() -> int:
-    """Import published checkpoints, calibrate trained ones: see `ebapose weights --help`."""
-    raise UsageError("weights: name what to do: import or calibrate")
-
-
-def _group(name: str) -> dict[str, Callable[..., int]] | None:
-    """The verbs of a group of verbs."""
-    if name == "data":
-        from ebapose.data import commands
-
-        return {"check": commands.check, "show": commands.show, "convert": commands.convert, "synth": commands.synth}
-    if name == "weights":
-        return {"import": import_weights, "calibrate": calibrate_weights}
-    return None
-
-
-VERBS: dict[str, Callable[..., int]] = {
-    "predict": predict,
-    "models": models,
-    "evaluate": evaluate,
-    "train": train,
-    "export": export,
-    "benchmark": benchmark,
-    "tables": tables,
-    "data": data,
-    "weights": weights,
-}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the `ebapose` command; returns the exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    if arguments in (["--version"], ["-V"]):
-        from ebapose import __version__
-
-        print(f"ebapose {__version__}")
-        return 0
-    try:
-        if arguments[:1] == ["train"]:
-            return _train(arguments[1:])
-        group = _group(arguments[0]) if len(arguments) > 1 else None
-        if group is not None:
-            return tyro.extras.subcommand_cli_from_dict(group, prog=f"ebapose {arguments[0]}", args=arguments[1:])
-        return tyro.extras.subcommand_cli_from_dict(
-            VERBS, prog="ebapose", description="2D human pose estimation: a photo in, poses out.", args=arguments
-        )
-    except (UsageError, ModelFileError, MissingDependencyError) as error:
-        _print_error(str(error))
-        return 2
-    except EbaposeError as error:
-        _print_error(str(error))
-        return 1
-    except KeyboardInterrupt:
-        _print_error("interrupted; what was finished is written")
-        return 130
-    except BrokenPipeError:
-        return 1
-    except OSError as error:
-        if error.filename is None and error.errno != errno.ENOSPC:
-            raise
-        place = "" if error.filename is None else f"{error.filename}: "
-        _print_error(f"{place}{error.strerror}")
-        return 1
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _stages(milliseconds: dict[str, float]) -> str:
-    return ", ".join(f"{name} {ms:.1f}" for name, ms in milliseconds.items())
-
-
 def _as_usage(function: Callable[[Path], Any], path: Path) -> Any:
     """Read a file that an option names: if it is wrong, so is the usage."""
     try:
@@ -505,58 +299,3 @@ def _as_usage(function: Callable[[Path], Any], path: Path) -> Any:
         raise
     except EbaposeError as error:
         raise UsageError(str(error)) from None
-
-
-def _print(renderable: Any) -> None:
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 160).print(renderable)
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    print(json.dumps(value, indent=2))
-
-
-def _print_error(line: str) -> None:
-    """One line on standard error, also where a file's name holds line breaks or other control characters."""
-    one_line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], line)
-    print(f"ebapose: {one_line}", file=sys.stderr, flush=True)
-
-
-class _Progress:
-    """A progress bar on standard error where a person looks at it, nothing elsewhere."""
-
-    def __init__(self, what: str, unit: str, quiet: bool) -> None:
-        self._what, self._unit = what, unit
-        self._visible = not quiet and sys.stderr.isatty()
-
-    def __enter__(self) -> _Progress:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn(self._what),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(self._unit),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not self._visible,
-            transient=True,
-        )
-        self._bar.__enter__()
-        self._task = self._bar.add_task(self._what, total=None)
-        return self
-
-    def start(self, total: int) -> None:
-        """Say how many there will be."""
-        self._bar.update(self._task, total=total or None)
-
-    def advance(self, name: str) -> None:
-        """One more is done."""
-        self._bar.advance(self._task)
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.__exit__(None, None, None)

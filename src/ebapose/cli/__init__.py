@@ -1,0 +1,94 @@
+"""The command line: verbs only. Each parses its arguments, calls one function of the package and prints.
+
+Options and help come from the verbs' signatures and docstrings. Everything heavy is imported inside the verbs, so that
+`ebapose --help` is quick.
+
+Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+import tyro
+
+from ebapose.cli.terminal import print_error
+from ebapose.cli.training import train, train_with_overrides
+from ebapose.cli.verbs import benchmark, evaluate, export, models, predict, tables
+from ebapose.errors import EbaposeError, MissingDependencyError, ModelFileError, UsageError
+
+
+def data() -> int:
+    """Check, show, convert or make training data: see `ebapose data --help`."""
+    raise UsageError("data: name what to do: check, show, convert or synth")
+
+
+def weights() -> int:
+    """Import published checkpoints, calibrate trained ones: see `ebapose weights --help`."""
+    raise UsageError("weights: name what to do: import or calibrate")
+
+
+def _group(name: str) -> dict[str, Callable[..., int]] | None:
+    """The verbs of a group of verbs."""
+    if name == "data":
+        from ebapose.cli.data_group import check, convert, show, synth
+
+        return {"check": check, "show": show, "convert": convert, "synth": synth}
+    if name == "weights":
+        from ebapose.cli.weights_group import calibrate_weights, import_weights
+
+        return {"import": import_weights, "calibrate": calibrate_weights}
+    return None
+
+
+VERBS: dict[str, Callable[..., int]] = {
+    "predict": predict,
+    "models": models,
+    "evaluate": evaluate,
+    "train": train,
+    "export": export,
+    "benchmark": benchmark,
+    "tables": tables,
+    "data": data,
+    "weights": weights,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the `ebapose` command; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if arguments in (["--version"], ["-V"]):
+        from ebapose import __version__
+
+        print(f"ebapose {__version__}")
+        return 0
+    try:
+        if arguments[:1] == ["train"]:
+            return train_with_overrides(arguments[1:])
+        group = _group(arguments[0]) if len(arguments) > 1 else None
+        if group is not None:
+            return tyro.extras.subcommand_cli_from_dict(group, prog=f"ebapose {arguments[0]}", args=arguments[1:])
+        return tyro.extras.subcommand_cli_from_dict(
+            VERBS, prog="ebapose", description="2D human pose estimation: a photo in, poses out.", args=arguments
+        )
+    except (UsageError, ModelFileError, MissingDependencyError) as error:
+        print_error(str(error))
+        return 2
+    except EbaposeError as error:
+        print_error(str(error))
+        return 1
+    except KeyboardInterrupt:
+        print_error("interrupted; what was finished is written")
+        return 130
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        place = "" if error.filename is None else f"{error.filename}: "
+        print_error(f"{place}{error.strerror}")
+        return 1

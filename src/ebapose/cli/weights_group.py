@@ -1,0 +1,69 @@
+"""The verbs of `ebapose weights`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from ebapose.cli.terminal import ProgressBar
+
+
+def import_weights(
+    checkpoint: tyro.conf.Positional[Path],
+    /,
+    *,
+    out: Path,
+    input_hw: tuple[int, int] | None = None,
+    targets: Literal["gaussian", "one_hot"] = "gaussian",
+    sigma: float | None = None,
+    color: Literal["bgr", "rgb"] = "bgr",
+    license: str = "",  # noqa: A002 - the card's word
+) -> int:
+    """Convert a published SimCC or Simple Baseline checkpoint (.pth) into weights with a card. Nothing is unpickled.
+
+    Args:
+        checkpoint: The published file; architecture and size are recognised by its tensors.
+        out: The .safetensors file to write.
+        input_hw: Input height and width, where neither the tensors nor the file name say it.
+        targets: What SimCC was trained with.
+        sigma: Of SimCC's Gaussian targets, in bins; default: the architecture's.
+        color: Channel order of the training pictures; the published configurations say BGR.
+        license: Of the checkpoint, for the card.
+    """
+    from ebapose.models.official import import_official
+
+    card = import_official(
+        checkpoint, out, input_hw=input_hw, targets=targets, sigma=sigma, color=color, license=license
+    )
+    print(f"{out}: {card.name}")
+    return 0
+
+
+def calibrate_weights(
+    weights: tyro.conf.Positional[Path],
+    /,
+    *,
+    annotations: tuple[Path, ...],
+    images: Path | None = None,
+) -> int:
+    """Make scores and standard deviations mean what they say: measure them on data, correct them in the card.
+
+    Args:
+        weights: The .safetensors file whose card is replaced.
+        annotations: COCO keypoint annotations of persons that the model was not trained on.
+        images: Folder of the pictures; found beside the annotations if it has a usual name.
+    """
+    from ebapose.evaluation.run import calibrate_weights as run_calibration
+
+    with ProgressBar("calibrating", "pictures", quiet=False) as progress:
+        gain = run_calibration(
+            weights, annotations, images_dir=images, on_start=progress.start, on_image=progress.advance
+        )
+    print(
+        "on persons not fitted to: expected calibration error of the scores "
+        f"{gain.score_error_before:.3f} -> {gain.score_error_after:.3f}, errors within one sigma "
+        f"{gain.within_sigma_before:.3f} -> {gain.within_sigma_after:.3f} (0.683 is right)"
+    )
+    return 0
