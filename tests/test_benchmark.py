@@ -12,15 +12,18 @@ from rich.console import Console
 
 pytest.importorskip("openvino")
 
-from ebapose import benchmark, zoo
-from ebapose.benchmark import BenchmarkResult, _Contender, _time_networks, describe_machine, run_benchmark
-from ebapose.benchmark_report import benchmark_table
+from ebapose import zoo
+from ebapose.benchmark import run
+from ebapose.benchmark.contenders import Contender
+from ebapose.benchmark.machine import describe_machine
+from ebapose.benchmark.report import benchmark_table
+from ebapose.benchmark.run import BenchmarkResult, _time_networks, run_benchmark
 from ebapose.errors import ModelFileError, UsageError
 
 
 @pytest.fixture(autouse=True)
 def no_fresh_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "_time_starts", lambda *args: ({"ebapose --help": 0.5}, 300.0))
+    monkeypatch.setattr(run, "_time_starts", lambda *args: ({"ebapose --help": 0.5}, 300.0))
 
 
 def text_of(result: BenchmarkResult) -> str:
@@ -62,9 +65,9 @@ def test_ratios_are_medians_of_the_rounds() -> None:
         for _ in range(turns * 2000):
             next(clock)
 
-    slow = _Contender("a", "torch", "f32", lambda count: busy(40 * count))
-    exact = _Contender("a", "openvino", "f32", lambda count: busy(20 * count))
-    fast = _Contender("a", "openvino", "bf16", lambda count: busy(5 * count))
+    slow = Contender("a", "torch", "f32", lambda count: busy(40 * count))
+    exact = Contender("a", "openvino", "f32", lambda count: busy(20 * count))
+    fast = Contender("a", "openvino", "bf16", lambda count: busy(5 * count))
     clock = iter(range(10**9))
     timings = _time_networks([slow, exact, fast], batch_size=1, repeats=9)
     assert timings[0].speedup == 1
@@ -77,8 +80,8 @@ def test_ratios_are_medians_of_the_rounds() -> None:
 def test_accuracy_comes_from_the_card() -> None:
     card = zoo.bundled_card(zoo.bundled_models()["default"])
     card = card.model_copy(update={"about": {"measured": {"val AP": 71.5, "note": "flip", "PCK": 0.3}}})
-    assert benchmark._known_accuracy(card) == {"val AP": 71.5}
-    assert benchmark._known_accuracy(card.model_copy(update={"about": {}})) == {}
+    assert run._known_accuracy(card) == {"val AP": 71.5}
+    assert run._known_accuracy(card.model_copy(update={"about": {}})) == {}
 
 
 def test_the_machine_is_described() -> None:

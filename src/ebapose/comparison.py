@@ -105,7 +105,7 @@ def _predicting(predictor: Predictor) -> Any:
 
 def _latencies(repeats: int, threads: int | None) -> tuple[dict[str, Latency], str]:
     """Median latency of every system in one run and one runtime, and what was measured where."""
-    from ebapose.benchmark import run_benchmark
+    from ebapose.benchmark.run import run_benchmark
 
     result = run_benchmark(systems=timed_models(), batch_sizes=(1,), repeats=repeats, threads=threads)
     found: dict[str, Latency] = {}

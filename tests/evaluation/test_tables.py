@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-import ebapose.benchmark
+import ebapose.benchmark.run
 import ebapose.comparison as comparison
-from ebapose.benchmark import BenchmarkResult, NetworkTiming, PipelineTiming
+from ebapose.benchmark.run import BenchmarkResult, NetworkTiming, PipelineTiming
 from ebapose.errors import InputError, UsageError
 from ebapose.evaluation.figures import FIGURE_5, FIGURE_6, covered, darkened, draw_conditions, plot_accuracy, turned
 from ebapose.evaluation.paper import FINDINGS, TABLES
@@ -177,7 +177,7 @@ def test_latency_comes_from_one_run_of_the_default_runtime(monkeypatch: pytest.M
         machine = {"threads": 2, "cpu": "a CPU", "versions": {"openvino": "1.0"}, "load_average": 0.5}
         return BenchmarkResult("m", "openvino", machine, timings, PipelineTiming("p", {}, 0.0, 0.0), {}, None)
 
-    monkeypatch.setattr(ebapose.benchmark, "run_benchmark", run_benchmark)
+    monkeypatch.setattr(ebapose.benchmark.run, "run_benchmark", run_benchmark)
     found, about = comparison._latencies(5, 2)
     assert set(found) == set(asked["systems"]) == set(timed_models())
     assert {latency.ms_per_crop for latency in found.values()} == {2.0}

@@ -251,8 +251,8 @@ def benchmark(
         compare: Any other ONNX pose model (or this one in int8) to time on the same number of crops.
         out: Folder for benchmark.json and a plot of accuracy against latency.
     """
-    from ebapose.benchmark import run_benchmark
-    from ebapose.benchmark_report import benchmark_table
+    from ebapose.benchmark.report import benchmark_table
+    from ebapose.benchmark.run import run_benchmark
 
     result = run_benchmark(
         model, systems=systems, batch_sizes=batch_sizes, repeats=repeats, threads=threads, compare=compare, out=out

@@ -6,17 +6,14 @@ the median of the rounds' ratios: it holds on a busy machine where milliseconds 
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,29 +21,21 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from ebapose.atomic import write_text
-from ebapose.benchmark_report import plot_benchmark
+from ebapose.benchmark.contenders import Contender, open_model, open_other, open_registered
+from ebapose.benchmark.machine import describe_machine, is_installed
+from ebapose.benchmark.report import plot_benchmark
 from ebapose.card import ModelCard
 from ebapose.data.synthetic import Scene, draw_people
-from ebapose.errors import EbaposeError, MissingDependencyError, ModelFileError, UsageError
+from ebapose.errors import EbaposeError, UsageError
 from ebapose.inference.detector import NanoDet, PersonDetector
 from ebapose.inference.predictor import load, resolve_model
 from ebapose.inference.run import predict_sources
-from ebapose.inference.runtime import (
-    OnnxRuntime,
-    OpenVINORuntime,
-    Runtime,
-    TorchRuntime,
-    available_cores,
-    choose_runtime,
-    load_model_file,
-)
-from ebapose.models.registry import create_model, default_card, parse_name
+from ebapose.inference.runtime import available_cores, choose_runtime
+from ebapose.models.registry import parse_name
 from ebapose.structures import Boxes, Frame
 
-PACKAGES = ("ebapose", "numpy", "opencv-python-headless", "openvino", "onnxruntime", "torch")
 PICTURE_HW = (480, 640)
 PAUSE_S = 0.005  # between turns: idle threads of one runtime go on spinning for a moment and would slow the next one
 _FIRST_PICTURE = """
@@ -131,16 +120,6 @@ class BenchmarkResult:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class _Contender:
-    """A network in a runtime; `run(n)` sends n crops through it."""
-
-    system: str
-    runtime: str
-    precision: str
-    run: Callable[[int], object]
-
-
 def run_benchmark(
     model: str | Path = "default",
     *,
@@ -177,11 +156,11 @@ def run_benchmark(
     notes: list[str] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ebapose-benchmark-")))
-        path, card, contenders = _open_model(path, threads, folder, notes)
+        path, card, contenders = open_model(path, threads, folder, notes)
         for name in systems:
-            contenders += _open_registered(name, threads, folder)
+            contenders += open_registered(name, threads, folder)
         if compare is not None:
-            contenders += _open_other(compare, threads, card.input.size_hw)
+            contenders += open_other(compare, threads, card.input.size_hw)
         networks = [t for size in batch_sizes for t in _time_networks(contenders, size, repeats)]
         picture, scene = _picture(folder)
         pipeline = _time_pipeline(path, picture, scene, threads, repeats, folder)
@@ -200,7 +179,7 @@ def run_benchmark(
     if out is not None:
         try:
             write_text(out / "benchmark.json", json.dumps(result.to_dict(), indent=2) + "\n")
-            if _installed("matplotlib"):
+            if is_installed("matplotlib"):
                 plot_benchmark(result, out / "benchmark.png")
         except OSError as error:
             raise EbaposeError(f"{out}: cannot be written ({error.strerror})") from None
@@ -214,161 +193,7 @@ def _known_accuracy(card: ModelCard) -> dict[str, float]:
     return {name: float(value) for name, value in items if name.endswith("AP") and isinstance(value, int | float)}
 
 
-def describe_machine() -> dict[str, Any]:
-    """CPU, cores, system, and versions of what is installed."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            if package == "ebapose":  # a checkout that is not installed
-                from ebapose import __version__
-
-                versions[package] = __version__
-    return {
-        "cpu": _cpu_name(),
-        "cores": available_cores(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": versions,
-        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
-
-
-def _open_model(path: Path, threads: int, folder: Path, notes: list[str]) -> tuple[Path, ModelCard, list[_Contender]]:
-    """The model in every runtime that can run it, PyTorch among them if its weights can be read."""
-    module = None
-    if path.suffix in (".onnx", ".safetensors") and _installed("torch"):
-        from ebapose.models.weights import load_model
-
-        try:
-            module, card = load_model(path)
-        except (ModelFileError, MissingDependencyError) as error:
-            if path.suffix == ".safetensors":
-                raise
-            notes.append(f"not timed in PyTorch: {error}")
-        else:
-            if path.suffix == ".safetensors":
-                path = _export(module, card, folder)
-    _, card = load_model_file(path, "auto", threads)
-    return path, card, _in_all_runtimes(card.name, path, module, card, threads)
-
-
-def _open_registered(name: str, threads: int, folder: Path) -> list[_Contender]:
-    if not _installed("torch"):
-        raise MissingDependencyError("torch", "torch", f"timing {name}")
-    import torch
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        module = create_model(name).eval()
-    card = default_card(module)
-    return _in_all_runtimes(f"{name} (random weights)", _export(module, card, folder), module, card, threads)
-
-
-def _export(module: Any, card: ModelCard, folder: Path) -> Path:
-    from ebapose.export.onnx import export_onnx
-
-    return export_onnx(module, card, folder / f"{card.name}.onnx")
-
-
-def _in_all_runtimes(system: str, path: Path, module: Any, card: ModelCard, threads: int) -> list[_Contender]:
-    runtimes: list[Runtime] = []
-    if module is not None:
-        runtimes.append(TorchRuntime(module, card, threads))
-    runtimes += _open_everywhere(path, threads)
-    crops = np.random.default_rng(0).integers(0, 256, (64, *card.input.size_hw, 3), dtype=np.uint8)
-
-    def feed(runtime: Runtime) -> Callable[[int], object]:
-        return lambda count: runtime(np.resize(crops, (count, *crops.shape[1:])))
-
-    return [_Contender(system, r.name, r.precision, feed(r)) for r in runtimes]
-
-
-def _open_everywhere(path: Path, threads: int) -> list[OpenVINORuntime | OnnxRuntime]:
-    """A model file in all installed runtimes, PyTorch aside."""
-    opened: list[OpenVINORuntime | OnnxRuntime] = []
-    if _installed("openvino"):
-        opened.append(OpenVINORuntime(path, threads))
-        if opened[0].precision == "f32" and OpenVINORuntime.has_bfloat16():  # a file may insist on another
-            opened.append(OpenVINORuntime(path, threads, "bf16"))
-    if path.suffix == ".onnx" and _installed("onnxruntime"):
-        opened.append(OnnxRuntime(path, threads))
-    if not opened:
-        raise MissingDependencyError("onnxruntime", "onnxruntime", f"timing {path.name}")
-    return opened
-
-
-def _open_other(path: Path, threads: int, size_hw: tuple[int, int]) -> list[_Contender]:
-    """Any network of one picture input. Raises ModelFileError where it cannot be fed."""
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such file")
-    if path.suffix != ".onnx":
-        raise ModelFileError(f"{path}: an ONNX file expected")
-    contenders = []
-    for runtime in _open_everywhere(path, threads):
-        blob = _blob_for(runtime, path, size_hw)
-        fixed = blob.shape[0]  # 0: the batch is free
-
-        def run(count: int, runtime: Runtime = runtime, blob: NDArray[Any] = blob, fixed: int = fixed) -> None:
-            for _ in range(-(-count // fixed) if fixed else 1):
-                runtime(blob if fixed else np.zeros((count, *blob.shape[1:]), blob.dtype))
-
-        try:
-            run(1)
-        except Exception as error:  # each runtime has exceptions of its own
-            cause = " ".join(str(error).split())[:200]
-            raise ModelFileError(f"{path}: {runtime.name} cannot run it on {blob.shape[1:]} input ({cause})") from None
-        contenders.append(_Contender(path.name, runtime.name, runtime.precision, run))
-    return contenders
-
-
-def _blob_for(runtime: OpenVINORuntime | OnnxRuntime, path: Path, size_hw: tuple[int, int]) -> NDArray[Any]:
-    """Zeros of the shape and type that a network wants; batch 0 stands for a free one."""
-    shape: list[int | None]
-    if isinstance(runtime, OnnxRuntime):
-        inputs = runtime.session.get_inputs()
-        names = [i.type.removeprefix("tensor(").removesuffix(")") for i in inputs]
-        shapes = [[n if isinstance(n, int) else None for n in i.shape] for i in inputs]
-    else:
-        inputs = runtime.model.inputs
-        names = [i.get_element_type().get_type_name() for i in inputs]
-        shapes = [
-            [None if n.is_dynamic else n.get_length() for n in i.get_partial_shape()]
-            if i.get_partial_shape().rank.is_static
-            else []
-            for i in inputs
-        ]
-    if len(inputs) != 1:
-        raise ModelFileError(f"{path}: it has {len(inputs)} inputs, only networks with one picture input can be timed")
-    types = {"u8": np.uint8, "uint8": np.uint8, "f32": np.float32, "float": np.float32, "f16": np.float16}
-    types |= {"float16": np.float16, "i32": np.int32, "int32": np.int32}
-    shape, name = shapes[0], names[0]
-    if name not in types:
-        raise ModelFileError(f"{path}: input of type {name}, expected uint8, int32, float16 or float32")
-    if len(shape) != 4 or 3 not in (shape[1], shape[3]):
-        found = "x".join("?" if n is None else str(n) for n in shape)
-        raise ModelFileError(f"{path}: input of shape {found or '?'}, expected NCHW or NHWC with 3 channels")
-    height, width = size_hw
-    usual = (0, 3, height, width) if shape[1] == 3 else (0, height, width, 3)
-    return np.zeros([u if n is None else n for n, u in zip(shape, usual, strict=True)], types[name])
-
-
-def _time_networks(contenders: Sequence[_Contender], batch_size: int, repeats: int) -> list[NetworkTiming]:
+def _time_networks(contenders: Sequence[Contender], batch_size: int, repeats: int) -> list[NetworkTiming]:
     for contender in contenders:
         for _ in range(2):  # the first calls of a shape compile and allocate
             contender.run(batch_size)
@@ -466,7 +291,7 @@ def _time_starts(path: Path, picture: Path, folder: Path, repeats: int = 3) -> t
         "ebapose --help": ["-m", "ebapose", "--help"],
         "first picture": ["-c", _FIRST_PICTURE, *predict],
     }
-    package = str(Path(__file__).parents[1])
+    package = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     peak = 0

@@ -1,4 +1,4 @@
-"""What `ebapose.benchmark` measured, as a table for a terminal and as a plot."""
+"""What a benchmark measured, as a table for a terminal and as a plot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ebapose.atomic import atomic_write
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from ebapose.benchmark import BenchmarkResult
+    from ebapose.benchmark.run import BenchmarkResult
 
 
 def benchmark_table(result: BenchmarkResult) -> Group:
