@@ -21,8 +21,9 @@ import numpy as np
 import pytest
 
 from ebapose.errors import InputError
-from ebapose.io import video, video_av
-from ebapose.io.video import ReadCounts, is_video_source, open_video, reconnecting
+from ebapose.io import video, video_av, video_source
+from ebapose.io.video import is_video_source, open_video
+from ebapose.io.video_source import ReadCounts, reconnecting
 from io_video_files import FPS, HW, picture, shade, write_clip
 
 av = pytest.importorskip("av")
@@ -269,7 +270,7 @@ def test_index_at_the_end_of_what_cannot_seek(tmp_path: Path) -> None:
 def test_addresses_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(source: Any, name: str, *args: Any) -> Any:
         assert source == "http://user:s3@cret@host:80/mjpeg?token=abc"
-        return video.VideoInfo(name, HW), iter(())
+        return video_source.VideoInfo(name, HW), iter(())
 
     monkeypatch.setattr(video, "_open_stream", opened)
     with open_video("http://user:s3@cret@host:80/mjpeg?token=abc") as reader:
@@ -315,7 +316,7 @@ class FakeCamera:
 
 def test_slow_consumer_drops_old_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", FakeCamera)
-    monkeypatch.setattr(video, "RECONNECT_PAUSES_S", ())
+    monkeypatch.setattr(video_source, "RECONNECT_PAUSES_S", ())
     seen, ages = [], []
     with open_video(0) as reader:
         assert reader.info.live
@@ -401,7 +402,7 @@ def test_file_over_http(server: str, tmp_path: Path) -> None:
 
 
 def test_pictures_without_stamps_get_the_wall_clock(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "RECONNECT_PAUSES_S", ())
+    monkeypatch.setattr(video_source, "RECONNECT_PAUSES_S", ())
     frames, reader = read(f"{server}/mjpeg")
     assert reader.info.live
     assert len(frames) + reader.counts.dropped == 8
@@ -411,7 +412,7 @@ def test_pictures_without_stamps_get_the_wall_clock(server: str, monkeypatch: py
 
 def test_stream_that_drops_comes_back(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_clip(tmp_path / "live.ts", 150)
-    monkeypatch.setattr(video, "RECONNECT_PAUSES_S", (0.05, 0.1))
+    monkeypatch.setattr(video_source, "RECONNECT_PAUSES_S", (0.05, 0.1))
     with open_video(f"{server}/live.ts", live=True) as reader:
         frames = []
         for frame in reader:

@@ -68,7 +68,7 @@ class VideoSummary:
         name: path, address (without user, password and query) or "camera 0".
         frames: written; persons: poses in them; identities: different persons.
         detections: frames that the detector looked at.
-        corrupt, missing, dropped, reconnects: see `ebapose.io.video.ReadCounts`.
+        corrupt, missing, dropped, reconnects: see `ebapose.io.video_source.ReadCounts`.
         latency_ms: median and 95th percentile from a frame's arrival to its drawn poses, of the newest 1000 frames.
         milliseconds: per frame and stage.
         seconds: wall time.

@@ -23,74 +23,24 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, BinaryIO
 
-import cv2
-import numpy as np
-
-from ebapose.errors import EbaposeError, InputError
-from ebapose.io.pictures import MAX_PIXELS, PICTURE_SUFFIXES, read_image, silent_opencv
+from ebapose.errors import InputError
+from ebapose.io.pictures import PICTURE_SUFFIXES, read_image
+from ebapose.io.video_av import import_av, open_with_av
+from ebapose.io.video_opencv import open_with_opencv
+from ebapose.io.video_source import ReadCounts, TimedImage, VideoInfo
 from ebapose.structures import Frame, UInt8Array
 
 STANDARD_INPUT = "pipe:0"
-DEFAULT_FPS = 30.0
-OPEN_TIMEOUT_S = 10.0
-READ_TIMEOUT_S = 10.0
-RECONNECT_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # after as many failures in a row a stream has ended
 
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 _CAMERA = re.compile(r"(?:/dev/video)?([0-9]{1,2})")
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What is known of a video before its frames are read.
-
-    Attributes:
-        name: path, address (without user, password and query) or "camera 0".
-        hw: height and width in px of the upright picture.
-        fps: mean frames per s; `DEFAULT_FPS` where the source does not say.
-        num_frames: as the file claims (0: unknown).
-        live: frames arrive whether they are taken or not.
-        pixel_aspect: width of a pixel divided by its height, as the video is meant to be shown.
-        has_audio: whether there is sound.
-        codec: short name.
-    """
-
-    name: str
-    hw: tuple[int, int]
-    fps: float = DEFAULT_FPS
-    num_frames: int = 0
-    live: bool = False
-    pixel_aspect: float = 1.0
-    has_audio: bool = False
-    codec: str = ""
-
-
-@dataclass
-class ReadCounts:
-    """What went wrong while reading.
-
-    Attributes:
-        corrupt: frames (or packets of them) that were damaged and left out.
-        missing: frames that the file's header promises (in number or by its duration) and that are not there: it was
-            cut off.
-        dropped: frames of a live source that nobody took in time.
-        reconnects: how often a stream was opened again.
-    """
-
-    corrupt: int = 0
-    missing: int = 0
-    dropped: int = 0
-    reconnects: int = 0
-
-
-_Timed = tuple[UInt8Array, float]
 
 
 class VideoReader:
@@ -105,7 +55,7 @@ class VideoReader:
     """
 
     def __init__(
-        self, info: VideoInfo, images: Iterator[_Timed], counts: ReadCounts, stem: str, path: Path | None = None
+        self, info: VideoInfo, images: Iterator[TimedImage], counts: ReadCounts, stem: str, path: Path | None = None
     ) -> None:
         self.info, self.counts, self.path = info, counts, path
         self.arrived_s = 0.0
@@ -147,7 +97,7 @@ class VideoReader:
 class _Newest:
     """A thread that reads all the time and keeps only the newest frame."""
 
-    def __init__(self, images: Iterator[_Timed], counts: ReadCounts) -> None:
+    def __init__(self, images: Iterator[TimedImage], counts: ReadCounts) -> None:
         self._images, self._counts = images, counts
         self._ready = threading.Condition()
         self._waiting: tuple[UInt8Array, float, float] | None = None
@@ -241,7 +191,7 @@ def open_video(
     counts = ReadCounts()
     path: Path | None = None
     if camera is not None:
-        info, images = _open_with_opencv(camera, f"camera {camera}", counts)
+        info, images = open_with_opencv(camera, f"camera {camera}", counts, is_address=False)
         stem = stem or f"camera_{camera}"
     elif is_text and text not in ("-", STANDARD_INPUT) and not is_address:
         path = Path(text)
@@ -265,104 +215,29 @@ def open_video(
     return VideoReader(info if live is None else replace(info, live=live), images, counts, stem, path)
 
 
-def _at_rate(images: Iterator[_Timed], fps: float) -> Iterator[_Timed]:
+def _at_rate(images: Iterator[TimedImage], fps: float) -> Iterator[TimedImage]:
     for index, (image, _) in enumerate(images):
         yield image, index / fps
 
 
-def import_av() -> ModuleType | None:
-    """PyAV, None where it is not installed."""
-    try:
-        import av
-    except ImportError:
-        return None
-    av.logging.set_level(None)  # what matters is said in our own words
-    return av
-
-
-def _open_stream(source: Any, name: str, counts: ReadCounts, live: bool | None) -> tuple[VideoInfo, Iterator[_Timed]]:
+def _open_stream(
+    source: Any, name: str, counts: ReadCounts, live: bool | None
+) -> tuple[VideoInfo, Iterator[TimedImage]]:
+    is_address = isinstance(source, str) and _ADDRESS.match(source) is not None
     av = import_av()
-    if av is None:
-        if not isinstance(source, str):
-            raise InputError(f'{name}: reading this needs PyAV: pip install "ebapose[video]"')
-        _logger.warning(
-            '%s: read with OpenCV; pip install "ebapose[video]" adds exact time stamps, sound and a count of damaged '
-            "frames",
-            name,
-        )
-        return _open_with_opencv(source, name, counts)
-    from ebapose.io.video_av import open_with_av  # only this module may need PyAV
-
-    return open_with_av(
-        av, source, name, counts, live, is_address=isinstance(source, str) and bool(_ADDRESS.match(source))
+    if av is not None:
+        return open_with_av(av, source, name, counts, live, is_address=is_address)
+    if not isinstance(source, str):
+        raise InputError(f'{name}: reading this needs PyAV: pip install "ebapose[video]"')
+    _logger.warning(
+        '%s: read with OpenCV; pip install "ebapose[video]" adds exact time stamps, sound and a count of damaged '
+        "frames",
+        name,
     )
+    return open_with_opencv(source, name, counts, is_address=is_address)
 
 
-def check_size(name: str, width: int, height: int) -> None:
-    """Raises InputError for frames without pixels or with more than a picture may have."""
-    if width <= 0 or height <= 0:
-        raise InputError(f"{name}: the video has no pixels ({width}x{height})")
-    if width * height > MAX_PIXELS:
-        raise InputError(f"{name}: {width}x{height} px is too large (at most {MAX_PIXELS // 10**6} million px)")
-
-
-def _open_with_opencv(source: str | int, name: str, counts: ReadCounts) -> tuple[VideoInfo, Iterator[_Timed]]:
-    """Read by OpenCV: cameras, and files where PyAV is missing. A live source that breaks off is opened again."""
-    info, images = _open_capture(source, name, counts)
-    if info.live:
-        images = reconnecting(lambda: _open_capture(source, name, counts)[1], images, name, counts)
-    return info, images
-
-
-def _open_capture(source: str | int, name: str, counts: ReadCounts) -> tuple[VideoInfo, Iterator[_Timed]]:
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # OpenCV's FFmpeg asks once; what matters we say ourselves
-    live = isinstance(source, int) or _ADDRESS.match(source) is not None
-    capture = _quietly(lambda: cv2.VideoCapture(source))
-    read, image = _quietly(capture.read) if capture.isOpened() else (False, None)
-    if not read or image is None:
-        capture.release()
-        if isinstance(source, int):
-            raise InputError(f"{name}: there is no such camera, or another program uses it")
-        raise InputError(f"{name}: not a video that can be read")
-    height, width = image.shape[:2]
-    check_size(name, width, height)
-    fps = float(capture.get(cv2.CAP_PROP_FPS) or 0)
-    frames = 0 if live else max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-    info = VideoInfo(name, (height, width), fps if 0 < fps <= 1000 else DEFAULT_FPS, frames, live)
-
-    def images() -> Iterator[_Timed]:
-        start, last, picture, number = time.monotonic(), -1.0, image, 0
-        try:
-            while picture is not None:
-                number += 1
-                stamp = time.monotonic() - start if live else capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-                last = stamp if stamp > last else last + 1 / info.fps
-                yield np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8), max(last, 0.0)
-                read, picture = _quietly(capture.read)
-                picture = picture if read else None
-        finally:
-            capture.release()
-        # The number is often an estimate from the duration: it must be too few frames and too short a time
-        too_short = min(frames - number, round((frames / info.fps - last) * info.fps) - 1)
-        report_missing(info, too_short, frames, counts)
-
-    return info, images()
-
-
-def report_missing(info: VideoInfo, missing: int, promised: int, counts: ReadCounts) -> None:
-    """Count and name frames that a file promises and does not hold, but for the few that headers often are off by."""
-    if missing > max(2, promised // 50):
-        counts.missing = missing
-        _logger.warning("%s: the file ends early, about %d of %d frames are missing", info.name, missing, promised)
-
-
-def _quietly(call: Callable[[], Any]) -> Any:
-    """OpenCV without its log lines."""
-    with silent_opencv():
-        return call()
-
-
-def _open_pictures(folder: Path, counts: ReadCounts) -> tuple[VideoInfo, Iterator[_Timed]]:
+def _open_pictures(folder: Path, counts: ReadCounts) -> tuple[VideoInfo, Iterator[TimedImage]]:
     """A folder of numbered pictures as a video of `DEFAULT_FPS`; pictures that cannot be read leave a gap in time."""
     from ebapose.io.sources import natural_key  # which reads videos itself
 
@@ -380,7 +255,7 @@ def _open_pictures(folder: Path, counts: ReadCounts) -> tuple[VideoInfo, Iterato
         raise InputError(f"{folder}: no pictures in this folder")
     info = VideoInfo(str(folder), first.shape[:2], num_frames=len(files), codec="pictures")
 
-    def images() -> Iterator[_Timed]:
+    def images() -> Iterator[TimedImage]:
         for number, path in enumerate(files):
             try:
                 yield read_image(path).image, number / info.fps
@@ -389,47 +264,3 @@ def _open_pictures(folder: Path, counts: ReadCounts) -> tuple[VideoInfo, Iterato
                 counts.corrupt += 1
 
     return info, images()
-
-
-def reconnecting(
-    connect: Callable[[], Iterator[_Timed]],
-    first: Iterator[_Timed],
-    name: str,
-    counts: ReadCounts,
-    pauses_s: tuple[float, ...] | None = None,
-) -> Iterator[_Timed]:
-    """Frames of a live stream; when it breaks off, `connect` is called again, with growing pauses.
-
-    The time stamps go on with the wall clock. It ends after `len(pauses_s)` failures in a row (by default
-    `RECONNECT_PAUSES_S`).
-    """
-    pauses_s = RECONNECT_PAUSES_S if pauses_s is None else pauses_s
-    start = time.monotonic()
-    shift, last = 0.0, 0.0
-    images: Iterator[_Timed] | None = first
-    failures, cause = 0, ""
-    while True:
-        if images is not None:
-            try:
-                for image, time_s in images:
-                    failures = 0
-                    last = max(time_s + shift, last + 1e-3)
-                    yield image, last
-                cause = "it ended"
-            except (EbaposeError, OSError) as error:
-                cause = str(error)
-            finally:
-                if hasattr(images, "close"):
-                    images.close()
-        if failures == len(pauses_s):
-            _logger.warning("%s: the stream does not come back (%s)", name, cause)
-            return
-        _logger.warning("%s: the stream broke off (%s), next try in %g s", name, cause, pauses_s[failures])
-        time.sleep(pauses_s[failures])
-        failures += 1
-        try:
-            images = connect()
-            counts.reconnects += 1
-            shift = max(time.monotonic() - start, last)
-        except InputError as error:
-            images, cause = None, str(error)

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from ebapose.errors import InputError
-from ebapose.io.video import (
+from ebapose.io.video_source import (
     DEFAULT_FPS,
-    OPEN_TIMEOUT_S,
-    READ_TIMEOUT_S,
     ReadCounts,
+    TimedImage,
     VideoInfo,
     check_size,
     reconnecting,
@@ -25,7 +24,6 @@ from ebapose.io.video import (
 )
 from ebapose.structures import UInt8Array
 
-_Timed = tuple[UInt8Array, float]
 _logger = logging.getLogger(__name__)
 
 # What FFmpeg does when a connection is slow or breaks; options that do not fit a protocol are ignored.
@@ -34,14 +32,26 @@ _LIVE_OPTIONS = {"rtsp_transport": "tcp", "fflags": "nobuffer", "flags": "low_de
 _NO_STAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS: the stamps are made up from a rate that is made up, too
 _TELL_DURATION = ("matroska", "flv", "asf", "mxf")  # formats whose header says how long they are; others are estimated
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+OPEN_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 10.0
 LONGEST_DAMAGE_S = 10.0
 _SAVE_IT = "; if it is an MP4, its index is at the end and this source cannot seek: save it as a file"
 _LIVE_PROTOCOLS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "udp://", "rtp://", "srt://")
 
 
+def import_av() -> ModuleType | None:
+    """PyAV, None where it is not installed."""
+    try:
+        import av
+    except ImportError:
+        return None
+    av.logging.set_level(None)  # what matters is said in our own words
+    return av
+
+
 def open_with_av(
     av: ModuleType, source: Any, name: str, counts: ReadCounts, live: bool | None, *, is_address: bool
-) -> tuple[VideoInfo, Iterator[_Timed]]:
+) -> tuple[VideoInfo, Iterator[TimedImage]]:
     """The video's description and its frames; see `ebapose.io.video.open_video`.
 
     Raises:
@@ -79,13 +89,13 @@ def open_with_av(
     if not (live and is_address):
         return info, images
 
-    def connect() -> Iterator[_Timed]:
+    def connect() -> Iterator[TimedImage]:
         return open_with_av_once(av, source, name, counts)
 
     return info, reconnecting(connect, images, name, counts)
 
 
-def open_with_av_once(av: ModuleType, source: str, name: str, counts: ReadCounts) -> Iterator[_Timed]:
+def open_with_av_once(av: ModuleType, source: str, name: str, counts: ReadCounts) -> Iterator[TimedImage]:
     """Connect to a live stream and give its frames until it breaks off. Raises InputError."""
     container = _open_container(av, source, name, is_address=True, live=True)
     try:
@@ -187,7 +197,7 @@ def _decoder(av: ModuleType, stream: Any) -> Any:
 
 def _images(
     container: Any, stream: Any, first: Any, frames: Iterator[Any], info: VideoInfo, counts: ReadCounts
-) -> Iterator[_Timed]:
+) -> Iterator[TimedImage]:
     """Upright RGB pictures with growing time stamps in s; closes the container at the end."""
     start = first.time if info.live else (container.start_time or 0) / 1_000_000
     last = -1 / info.fps

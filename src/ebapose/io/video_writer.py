@@ -23,7 +23,7 @@ import numpy as np
 from ebapose.atomic import atomic_write
 from ebapose.errors import EbaposeError
 from ebapose.io.pictures import silent_opencv
-from ebapose.io.video import import_av
+from ebapose.io.video_av import import_av
 from ebapose.structures import UInt8Array
 
 _CLOCK = 90_000  # ticks per s, the customary clock of video

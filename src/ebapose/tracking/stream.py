@@ -10,7 +10,8 @@ from types import TracebackType
 import numpy as np
 
 from ebapose.geometry import boxes as box_geometry
-from ebapose.io.video import ReadCounts, VideoInfo, VideoReader
+from ebapose.io.video import VideoReader
+from ebapose.io.video_source import ReadCounts, VideoInfo
 from ebapose.structures import Boxes, Frame, Poses
 from ebapose.tracking.smoothing import Smoother, SmoothingOptions
 from ebapose.tracking.tracker import Tracker, TrackerOptions
