@@ -79,9 +79,19 @@ def test_ratios_are_medians_of_the_rounds() -> None:
 
 def test_accuracy_comes_from_the_card() -> None:
     card = zoo.bundled_card(zoo.bundled_models()["default"])
-    card = card.model_copy(update={"about": {"measured": {"val AP": 71.5, "note": "flip", "PCK": 0.3}}})
-    assert run._known_accuracy(card) == {"val AP": 71.5}
+    found = run._known_accuracy(card)
+    assert len(found) == 4
+    assert "val, ground-truth boxes, one pass" in next(iter(found))
+    assert all(0 < value < 100 for value in found.values())
+    odd = card.model_copy(update={"about": {"measured": {"val": {"AP": 71.5}, "note": "flip", "test": {"PCK": 3}}}})
+    assert run._known_accuracy(odd) == {"AP (val)": 71.5}
     assert run._known_accuracy(card.model_copy(update={"about": {}})) == {}
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_measuring(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="file: cannot be written"):
+        run_benchmark(out=tmp_path / "file", repeats=10**6)
 
 
 def test_the_machine_is_described() -> None:
@@ -93,8 +103,9 @@ def test_the_machine_is_described() -> None:
 def test_wrong_usage_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         run_benchmark(repeats=0)
-    with pytest.raises(UsageError, match="0 threads make no sense"):
-        run_benchmark(threads=0)
+    for threads in (0, 100_000):
+        with pytest.raises(UsageError, match=f"{threads} threads make no sense"):
+            run_benchmark(threads=threads)
     with pytest.raises(UsageError, match="did you mean"):
         run_benchmark(systems=["simcc51_256x192"])
     with pytest.raises(ModelFileError, match="no such file"):

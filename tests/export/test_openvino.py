@@ -112,3 +112,16 @@ def test_an_interruption_leaves_the_older_files(tmp_path: Path, monkeypatch: pyt
         export_openvino(source, card, path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["onnx"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("Exception from src/frontends:\nbasic_ios::clear: iostream error")
+
+    source = export_model(TINY[0], tmp_path / "onnx", precision="fp32").path
+    monkeypatch.setattr(openvino, "save_model", full)
+    with pytest.raises(EbaposeError, match=r"m\.xml: cannot be written .*iostream error\); is the disk full"):
+        export_openvino(source, open_module(TINY[0])[1], tmp_path / "out" / "m.xml")
+    assert list((tmp_path / "out").iterdir()) == []

@@ -102,7 +102,7 @@ class PipelineTiming:
 class BenchmarkResult:
     """All that was measured. `start_s`: seconds of fresh processes; `peak_rss_mib`: of the one that predicts.
 
-    `accuracy`: what the model's card says of it, e.g. {"val AP": 71.2}.
+    `accuracy`: what the model's card says of it, e.g. {"AP (val, one pass)": 71.2}.
     """
 
     model: str
@@ -147,8 +147,13 @@ def run_benchmark(
     """
     if repeats < 1 or not batch_sizes or min(batch_sizes) < 1:
         raise UsageError("benchmark: repeats and batch sizes must be at least 1")
-    if threads is not None and threads < 1:
+    if threads is not None and not 1 <= threads <= 1024:
         raise UsageError(f"benchmark: {threads} threads make no sense")
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{out}: cannot be written ({error.strerror})") from None
     for name in systems:
         parse_name(name)
     threads = threads or available_cores()
@@ -187,10 +192,17 @@ def run_benchmark(
 
 
 def _known_accuracy(card: ModelCard) -> dict[str, float]:
-    """The APs that a card reports."""
+    """The APs that a card reports in its `about`, as `{"measured": {"val, one pass": {"AP": 71.2, ...}, ...}}`.
+
+    One pass first, as that is what is timed.
+    """
     measured = card.about.get("measured")
-    items = measured.items() if isinstance(measured, dict) else ()
-    return {name: float(value) for name, value in items if name.endswith("AP") and isinstance(value, int | float)}
+    found: dict[str, float] = {}
+    for name, values in measured.items() if isinstance(measured, dict) else ():
+        ap = values.get("AP") if isinstance(values, dict) else None
+        if isinstance(ap, int | float):
+            found[f"AP ({name})"] = float(ap)
+    return dict(sorted(found.items(), key=lambda item: "one pass" not in item[0]))
 
 
 def _time_networks(contenders: Sequence[Contender], batch_size: int, repeats: int) -> list[NetworkTiming]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ebapose.atomic import write_text
 from ebapose.card import METADATA_KEY, ModelCard, card_path, sha256_of
-from ebapose.errors import MissingDependencyError
+from ebapose.errors import EbaposeError, MissingDependencyError
 from ebapose.inference.runtime import PRECISION_KEY, openvino_core
 
 
@@ -28,7 +28,9 @@ def export_openvino(
         half: store numbers in float16.
         precision: what to calculate in, "bf16" or "int8"; nothing: float32.
 
-    Raises MissingDependencyError when OpenVINO is not installed.
+    Raises:
+        MissingDependencyError: OpenVINO is not installed.
+        EbaposeError: the files cannot be written.
     """
     try:
         import openvino
@@ -45,7 +47,11 @@ def export_openvino(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".openvino-", dir=path.parent) as folder:
         written = Path(folder) / path.name
-        openvino.save_model(model, written, compress_to_fp16=half)
+        try:
+            openvino.save_model(model, written, compress_to_fp16=half)
+        except RuntimeError as error:  # a full disk, in OpenVINO's words: "iostream error"
+            cause = str(error).strip().splitlines()[-1]
+            raise EbaposeError(f"{path}: cannot be written (OpenVINO: {cause}); is the disk full?") from None
         sha256 = sha256_of(written)
         card_path(path).unlink(missing_ok=True)  # an interruption must not leave a card that contradicts the files
         written.with_suffix(".bin").replace(path.with_suffix(".bin"))
