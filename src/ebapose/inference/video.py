@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import cv2
@@ -21,6 +18,7 @@ import numpy as np
 from ebapose.atomic import write_text
 from ebapose.errors import EbaposeError, UsageError
 from ebapose.inference.predictor import Predictor
+from ebapose.inference.signals import StopSignals
 from ebapose.io.video_table import TABLE_SUFFIXES, VideoTable, open_table
 from ebapose.io.video_writer import VideoWriter
 from ebapose.io.window import Window
@@ -154,7 +152,7 @@ def predict_video(
     options = options or VideoOptions()
     start, earlier = time.perf_counter(), replace(predictor.times)
     with (
-        _Signals() as signals,
+        StopSignals() as signals,
         predictor.track(
             source,
             smooth=options.smooth,
@@ -189,41 +187,6 @@ def predict_video(
     if not summary.persons:
         on_failure(f"{info.name}: no person found")
     return summary
-
-
-class _Signals:
-    """While it is entered, in the main thread, SIGTERM and SIGHUP end a video as Ctrl-C does.
-
-    After `ignore` neither they nor Ctrl-C do anything any more, until it is left: a second Ctrl-C must not cut off the
-    completing of the files. What the caller handles (or ignores) otherwise stays as it is.
-    """
-
-    def __init__(self) -> None:
-        self._before: dict[signal.Signals, Any] = {}
-
-    def _set(self, names: tuple[str, ...], mine: Any, instead_of: tuple[Any, ...]) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
-            if signal.getsignal(number) in instead_of:
-                self._before.setdefault(number, signal.signal(number, mine))
-
-    @staticmethod
-    def _interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    def ignore(self) -> None:
-        """From now on."""
-        ours = (self._interrupt, signal.default_int_handler)
-        self._set(("SIGINT", "SIGTERM", "SIGHUP"), signal.SIG_IGN, ours)
-
-    def __enter__(self) -> _Signals:
-        self._set(("SIGTERM", "SIGHUP"), self._interrupt, (signal.SIG_DFL,))
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
 
 
 def _free_stem(stem: str, taken: set[str] | None) -> str:
@@ -263,7 +226,7 @@ class _Run:
         draw: Draw,
         min_score: float,
         on_failure: Callable[[str], None],
-        signals: _Signals,
+        signals: StopSignals,
     ) -> None:
         self.video, self.summary, self.target, self.options, self.draw = video, summary, target, options, draw
         self.on_failure, self.signals = on_failure, signals
