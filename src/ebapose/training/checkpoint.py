@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ebapose.atomic import atomic_write
+from ebapose.data.coco import CocoKeypoints
 from ebapose.errors import EbaposeError, ModelFileError, UsageError
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -132,6 +133,19 @@ def load_checkpoint(
     except (KeyError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(f"{path}: the checkpoint does not fit the model ({reason:.300})") from None
+
+
+def refuse_other_data(before: Sequence[int], data: Sequence[CocoKeypoints], path: Path) -> None:
+    """Raise UsageError where a file holds another number of persons than the checkpoint at `path` was made with.
+
+    `before` is the checkpoint's `Progress.persons`, `data` what is learned from now, in the same order.
+    """
+    for records, persons in zip(data, before, strict=False):  # older checkpoints name no numbers
+        if len(records) != persons:
+            raise UsageError(
+                f"{records.source}: {len(records)} persons, but {path} was made with {persons}; "
+                "to learn from other data, start a new run from the weights (model.weights)"
+            )
 
 
 def remove_leftovers(*paths: Path) -> None:

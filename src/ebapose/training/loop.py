@@ -11,7 +11,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,16 @@ from ebapose.atomic import write_text
 from ebapose.card import ModelCard, card_path
 from ebapose.codecs import build_codec
 from ebapose.config import dump_yaml, parse_config
-from ebapose.data.coco import CocoKeypoints
 from ebapose.errors import InputError, UsageError
 from ebapose.models.weights import save_weights
-from ebapose.training.checkpoint import CHECKPOINT_NAME, Progress, load_checkpoint, remove_leftovers, save_checkpoint
+from ebapose.training.checkpoint import (
+    CHECKPOINT_NAME,
+    Progress,
+    load_checkpoint,
+    refuse_other_data,
+    remove_leftovers,
+    save_checkpoint,
+)
 from ebapose.training.config import TrainConfig
 from ebapose.training.loader import (
     Batch,
@@ -42,11 +48,11 @@ from ebapose.training.loader import (
     validation_loader,
 )
 from ebapose.training.loss import compute_loss
-from ebapose.training.monitor import Monitor, draw_samples
+from ebapose.training.monitor import Monitor
 from ebapose.training.optim import Ema, build_optimizers, check_schedule, freeze, lr_factor, set_lr, training_mode
 from ebapose.training.start import build_model, compile_model
 from ebapose.training.trouble import not_finite, note_broken, writing
-from ebapose.training.validation import as_metrics, check_metric, measure, normalize, predict
+from ebapose.training.validation import as_metrics, check_metric, draw_panel, measure, normalize, predict
 
 WEIGHTS_NAME = "weights.safetensors"
 _FILES = (CHECKPOINT_NAME, WEIGHTS_NAME, "recipe.yaml", "result.json", "log.csv")
@@ -153,7 +159,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
     if begun:
         persons = progress.persons
         progress, scaler_state = load_checkpoint(checkpoint_path, model, ema.model if ema else None, optimizers, recipe)
-        _refuse_other_data(progress.persons, data, checkpoint_path)
+        refuse_other_data(progress.persons, data, checkpoint_path)
         progress.persons = persons
     stopped_early = run.patience is not None and progress.bad_validations >= run.patience
     end = progress.step if stopped_early else num_steps
@@ -196,7 +202,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
         shared: list[Any] = [measure(poses, scores, val_records) if accelerator.is_main_process else None]
         broadcast_object_list(shared)
         if accelerator.is_main_process:
-            monitor.pictures(progress.step, _panel(evaluated, val_samples, codec, spec, device))
+            monitor.pictures(progress.step, draw_panel(evaluated, val_samples, codec, spec, device))
         return shared[0]
 
     for note in notes if not begun else [f"resumed after step {progress.step} of {num_steps}"]:
@@ -322,16 +328,6 @@ def _is_there(path: Path) -> bool:
     return found[0]
 
 
-def _refuse_other_data(before: Sequence[int], data: Sequence[CocoKeypoints], path: Path) -> None:
-    """Raise UsageError where a file holds another number of persons than the checkpoint was made with."""
-    for records, persons in zip(data, before, strict=False):  # older checkpoints name no numbers
-        if len(records) != persons:
-            raise UsageError(
-                f"{records.source}: {len(records)} persons, but {path} was made with {persons}; "
-                "to learn from other data, start a new run from the weights (model.weights)"
-            )
-
-
 def _seed(seed: int, step: int, rank: int) -> None:
     """Let random numbers in the network (dropout) depend on the step alone: resuming needs no generator state."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)))
@@ -386,19 +382,6 @@ def _about(config: TrainConfig, plan: Plan, progress: Progress) -> dict[str, Any
             **{name: round(value, 5) for name, value in progress.validation.items()},
         },
     }
-
-
-@torch.no_grad()
-def _panel(model: nn.Module, samples: ValidationSamples, codec: Any, spec: Any, device: torch.device) -> Any:
-    """Up to eight validation crops with what the network finds."""
-    found = [s for s, _ in (samples[0, i] for i in range(min(8, len(samples)))) if s is not None]
-    crops = [s["image"] for s in found]
-    if not crops:
-        return np.zeros((8, 8, 3), np.uint8)
-    images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(device)
-    poses = codec.decode(tuple(o.float().cpu().numpy() for o in model(normalize(images, spec))))
-    truth, seen = np.stack([s["keypoints"] for s in found]), np.stack([s["visibility"] for s in found]) > 0
-    return draw_samples(crops, poses.keypoints, truth, seen, samples.dataset.records.skeleton)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,9 @@ from ebapose.evaluation.oks import keypoint_similarity
 from ebapose.evaluation.pck import pck, relative_errors, torso_sizes
 from ebapose.geometry.crop import crop_to_image
 from ebapose.skeleton import Skeleton
-from ebapose.training.loader import Batch
+from ebapose.structures import UInt8Array
+from ebapose.training.loader import Batch, ValidationSamples
+from ebapose.training.monitor import draw_samples
 
 Poses = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -133,3 +135,18 @@ def as_metrics(values: dict[str, Any]) -> str:
     """One line for a person: "PCK@0.2 34.0, OKS 41.2, AP 2.8 (ground-truth boxes)"."""
     labels = {"pck": "PCK@0.2", "oks": "OKS", "ap": "AP"}
     return ", ".join(f"{labels[k]} {100 * v:.1f}" for k, v in values.items()) + " (ground-truth boxes)"
+
+
+@torch.no_grad()
+def draw_panel(
+    model: nn.Module, samples: ValidationSamples, codec: Codec, spec: InputSpec, device: torch.device
+) -> UInt8Array:
+    """Up to eight validation crops with what the network finds: an RGB picture (H, W, 3)."""
+    found = [s for s, _ in (samples[0, i] for i in range(min(8, len(samples)))) if s is not None]
+    crops = [s["image"] for s in found]
+    if not crops:
+        return np.zeros((8, 8, 3), np.uint8)
+    images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(device)
+    poses = codec.decode(tuple(o.float().cpu().numpy() for o in model(normalize(images, spec))))
+    truth, seen = np.stack([s["keypoints"] for s in found]), np.stack([s["visibility"] for s in found]) > 0
+    return draw_samples(crops, poses.keypoints, truth, seen, samples.dataset.records.skeleton)
