@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ebapose.errors import EbaposeError, InputError
-from ebapose.io.pictures import MAX_PIXELS
+from ebapose.io.picture_formats import MAX_PIXELS
 from ebapose.structures import UInt8Array
 
 DEFAULT_FPS = 30.0
