@@ -112,8 +112,29 @@ def test_reports_that_are_none(tmp_path: Path) -> None:
         (tmp_path / "metrics.json").write_text(content)
         with pytest.raises(InputError, match=r"metrics\.json: not an evaluation report"):
             read_report(tmp_path)
-    with pytest.raises(InputError, match="box mode 'guess'"):
-        read_report(report(tmp_path / "x", box_mode="guess"))
+    for box_mode, named in (("guess", "'guess'"), (["gt"], r"\['gt'\]")):
+        with pytest.raises(InputError, match=f"box mode {named}"):
+            read_report(report(tmp_path / "x", box_mode=box_mode))
+    for name in ("=", "simcc50_384x288=", f"={report(tmp_path / 'x')}"):
+        with pytest.raises(UsageError, match="write MODEL=PATH"):
+            read_report(name)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 71.5, -1])
+def test_accuracies_are_shares(tmp_path: Path, value: float) -> None:
+    stats = {"AP": value, "AP50": 0.75, "AP75": 0.25, "APM": None, "APL": 0.625, "AR": 0.5}
+    with pytest.raises(InputError, match=f"AP is {value}, expected a share of 0 to 1"):
+        read_report(report(tmp_path / "x", coco=stats))
+
+
+def test_a_bar_in_a_name_stays_within_its_cell(tmp_path: Path) -> None:
+    text = tables_markdown(build_tables([read_report(report(tmp_path / "x", data_set="a|b.json"))]))
+    assert "| a\\|b.json (7 persons)" in text
+
+
+def test_one_pass_and_flip_test_are_told_apart(tmp_path: Path) -> None:
+    assert read_report(report(tmp_path / "x", flip_test=True)).conditions.endswith("boxes, flip test")
+    assert read_report(report(tmp_path / "x", flip_test=False)).conditions.endswith("boxes, one pass")
 
 
 @pytest.mark.parametrize("measured", [False, True])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class Measured:
         box_mode: see `evaluation.coco_ap.CocoAP`.
         num_persons: evaluated persons.
         accuracy: by name of `paper.METRICS`, per cent; None where there was nothing to measure.
+        flip_test: whether mirrored crops were averaged in; None where the report does not say.
     """
 
     model: str
@@ -61,11 +62,13 @@ class Measured:
     box_mode: BoxMode
     num_persons: int
     accuracy: Mapping[str, float | None]
+    flip_test: bool | None = None
 
     @property
     def conditions(self) -> str:
-        """Data set and boxes, for a person."""
-        return f"{self.data_set} ({self.num_persons} persons), {_BOXES[self.box_mode]}"
+        """Data set, boxes and number of passes, for a person."""
+        passes = "" if self.flip_test is None else ", flip test" if self.flip_test else ", one pass"
+        return f"{self.data_set} ({self.num_persons} persons), {_BOXES[self.box_mode]}{passes}"
 
 
 def read_report(report: str | Path) -> Measured:
@@ -79,6 +82,8 @@ def read_report(report: str | Path) -> Measured:
         UsageError: nothing is there. InputError: it is no evaluation report.
     """
     name, separator, rest = str(report).partition("=")
+    if separator and not (name and rest):
+        raise UsageError(f"report {str(report)!r}: write MODEL=PATH, or PATH alone")
     path = Path(rest if separator else name)
     path = path / "metrics.json" if path.is_dir() else path
     if not path.is_file():
@@ -87,17 +92,26 @@ def read_report(report: str | Path) -> Measured:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         stats = metrics["coco"]
         model = name if separator else metrics.get("model") or path.parent.name
-        if metrics["box_mode"] not in _BOXES:
+        if metrics["box_mode"] not in list(_BOXES):  # of a dict, "in" would have to hash whatever stands there
             raise ValueError(f"box mode {metrics['box_mode']!r}")
         return Measured(
             str(model),
             str(metrics["data_set"]),
             metrics["box_mode"],
             int(metrics["num_persons"]),
-            {metric: None if stats[metric] is None else 100 * float(stats[metric]) for metric in METRICS},
+            {metric: _per_cent(metric, stats[metric]) for metric in METRICS},
+            metrics.get("flip_test"),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise InputError(f"{path}: not an evaluation report ({type(error).__name__}: {error})") from None
+
+
+def _per_cent(metric: str, share: float | None) -> float | None:
+    if share is None:
+        return None
+    if not 0 <= float(share) <= 1:  # not a number is refused with it
+        raise ValueError(f"{metric} is {share}, expected a share of 0 to 1")
+    return 100 * float(share)
 
 
 def timed_models() -> tuple[str, ...]:
@@ -143,7 +157,7 @@ def _counted(name: str) -> ModelRow:
 def _canonical(report: Measured, known: Mapping[str, ModelRow]) -> Measured:
     """Call bundled weights ("default") by the name of their model."""
     name = known[report.model].name if report.model in known else report.model
-    return Measured(name, report.data_set, report.box_mode, report.num_persons, report.accuracy)
+    return replace(report, model=name)
 
 
 def _row(
@@ -179,6 +193,7 @@ def _row(
             {
                 "data_set": report.data_set,
                 "box_mode": report.box_mode,
+                "flip_test": report.flip_test,
                 "conditions": report.conditions,
                 **{metric: report.accuracy[metric] for metric in METRICS},
             }
@@ -261,7 +276,8 @@ def _accuracy_table(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int) -> str:
     align = ["---" if i < text_columns else "---:" for i in range(len(head))]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, align, *rows))
+    lines = [head, align, *([cell.replace("|", "\\|") for cell in cells] for cells in rows)]  # "|" ends a cell
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def _number(value: float | None, decimals: int) -> str:
