@@ -8,9 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
+from ebapose import zoo
 from ebapose.cli import main
 from ebapose.errors import InputError, UsageError
-from ebapose.evaluation.run import evaluate
+from ebapose.evaluation.run import evaluate, model_of_card
+from ebapose.evaluation.tables import read_report
+from ebapose.models.registry import model_name
 from ebapose.skeleton import COCO17
 from pose_sets import STANDING, annotation, dataset, result
 
@@ -62,6 +65,17 @@ def test_what_a_model_wrote_can_be_judged_again(weights, people, tmp_path):
     assert {path.suffix for path in again.files} == {".json", ".md"}
     assert again.metrics["coco"] == first.metrics["coco"]
     assert again.metrics["pck"]["torso"]["PCK@0.2"] == pytest.approx(first.metrics["pck"]["torso"]["PCK@0.2"])
+
+
+def test_the_report_says_which_model_it_is_about(weights, people, tmp_path):
+    run(weights, people, tmp_path / "tiny")
+    measured = read_report(tmp_path / "tiny")
+    assert (measured.model, measured.flip_test) == ("test_simcc_64x64", False)
+    assert "- Model: test_simcc_64x64, one pass\n" in (tmp_path / "tiny/report.md").read_text()
+
+    card = zoo.bundled_card(zoo.bundled_models()["default"])
+    assert model_of_card(card) == card.name  # another split ratio than the paper's: not the paper's network
+    assert model_of_card(card.model_copy(update={"options": {}})) == model_name(card.architecture, card.input.size_hw)
 
 
 def test_pictures_that_cannot_be_read_cost_only_their_persons(weights, people, tmp_path, caplog):

@@ -17,6 +17,7 @@ BOX_MODE_TEXT: dict[BoxMode, str] = {
     "unknown": "NOT STATED: do not compare AP with other reports",
 }
 
+_PASSES = {None: "", True: ", flip test", False: ", one pass"}
 NO_POSES = "no poses at all: nobody was found"
 
 
@@ -31,6 +32,7 @@ def markdown(m: dict[str, Any], pictures: Sequence[str] = ()) -> str:
     sections = [
         [f"# {m['data_set']}"],
         [
+            *([] if m["model"] is None else [f"- Model: {m['model']}{_PASSES[m['flip_test']]}"]),
             f"- Boxes: **{BOX_MODE_TEXT[m['box_mode']]}**",
             f"- {m['num_persons']} persons with labelled keypoints in {m['num_images']} pictures",
             (

@@ -98,6 +98,8 @@ def evaluate_predictions(
     worst: int = 12,
     with_plots: bool = True,
     unreadable: Mapping[int, str] | None = None,
+    model: str | None = None,
+    flip_test: bool | None = None,
 ) -> Report:
     """Judge a COCO keypoint results file of any tool and write a folder about it.
 
@@ -112,6 +114,8 @@ def evaluate_predictions(
         worst: how many of the worst poses to draw.
         with_plots: draw the plots.
         unreadable: id of a picture that could not be predicted -> why, one line for the report.
+        model: whose predictions they are; None: not known.
+        flip_test: whether mirrored crops were averaged in; None: not known.
 
     Raises:
         InputError: annotations or predictions cannot be read; the message names the entry.
@@ -131,7 +135,7 @@ def evaluate_predictions(
 
     unreadable = unreadable or {}
     measured = _measure(truth, poses, box_mode)
-    metrics = _metrics(measured)
+    metrics = {"model": model, "flip_test": flip_test, **_metrics(measured)}
     metrics["unreadable_pictures"] = list(unreadable.values())
     files = []
     if with_plots:

@@ -27,6 +27,7 @@ from ebapose.inference.detector import WholeImage
 from ebapose.inference.predictor import Predictor, load
 from ebapose.inference.runtime import RuntimeName, load_model_file
 from ebapose.io.pictures import read_image
+from ebapose.models.registry import model_name
 from ebapose.structures import Boxes, Frame
 
 RESCORE_THRESHOLD = 0.2
@@ -174,7 +175,17 @@ def evaluate_model(
         worst=worst,
         with_plots=with_plots,
         unreadable=unreadable,
+        model=model_of_card(predictor.card),
+        flip_test=flip_test,
     )
+
+
+def model_of_card(card: ModelCard) -> str:
+    """What a report calls a network: its registered name, or, where it was made with options, the card's own name.
+
+    Options make it another design than the one that is registered (and published) under that name.
+    """
+    return card.name if card.options else model_name(card.architecture, card.input.size_hw)
 
 
 def refuse_other_skeleton(card: ModelCard, records: CocoKeypoints) -> None:
