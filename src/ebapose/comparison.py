@@ -69,13 +69,19 @@ def write_comparison(
     files, notes = _pictures(pictures), []
     if not files:
         notes.append(f"figure 6 is not drawn: no folder {EXAMPLES} here; name one with --pictures")
+    untimed = build_tables(measured)
+    notes += [
+        f"{row['model']}: not a model of `ebapose models`, so its size and cost are not known; MODEL=PATH names another"
+        for row in untimed["other_models"]
+        if row["input_hw"] is None
+    ]
+    # The figures come first: what is wrong with pictures, model or folder shows before minutes of timing.
+    predictor = load(model, threads=threads) if files else None
+    written = [plot_accuracy(untimed, folder / FIGURE_5)]
+    if predictor is not None:
+        written.append(draw_conditions(_predicting(predictor), files, folder / FIGURE_6))
     latencies, about = _latencies(repeats, threads) if latency else (None, "")
     content: dict[str, Any] = {**build_tables(measured, latencies), "latency": about or None}
-
-    written = [plot_accuracy(content, folder / FIGURE_5)]
-    if files:
-        predictor = load(model, threads=threads)
-        written.append(draw_conditions(_predicting(predictor), files, folder / FIGURE_6))
     text = tables_markdown(content, [path.name for path in written], about)
     try:
         write_text(folder / "tables.json", json.dumps(content, indent=1) + "\n")

@@ -47,6 +47,14 @@ def test_every_row_of_the_paper_with_differences() -> None:
     assert all(row["latency"] is None and row["measured_accuracy"] == [] for row in rows.values())
 
 
+def test_where_the_convention_is_unknown_no_difference_is_bold() -> None:
+    content = build_tables()
+    tfpose = rows_of(content)["tfpose50_384x288"]["gmac"]
+    assert (tfpose["published"], tfpose["counted_as"]) == (20.4, None)
+    line = next(line for line in tables_markdown(content).splitlines() if line.startswith("| TFPose R50<"))
+    assert line.count("**") == 2  # that of the parameters
+
+
 def test_the_papers_own_rows_are_truncated_figures_of_ours() -> None:
     for row in rows_of(build_tables()).values():
         if row["model"].startswith("eba_") and row["parameters_m"]["published"] is not None:
@@ -224,6 +232,26 @@ def test_the_command_writes_the_folder(tmp_path: Path, monkeypatch: pytest.Monke
     assert main(["tables", "--out", "out", "--no-latency", "--pictures", "pictures"]) == 0
     assert Path("out", FIGURE_6).is_file()
     assert f"]({FIGURE_6})" in Path("out/tables.md").read_text()
+
+
+def test_a_report_on_a_model_that_nobody_knows_is_noted(tmp_path: Path) -> None:
+    reports = [f"simcc50={report(tmp_path / 'r')}", f"simcc50_384x288={tmp_path / 'r'}"]
+    notes = comparison.write_comparison(tmp_path / "out", reports, latency=False).notes
+    (note,) = (note for note in notes if "not a model of" in note)
+    assert note.startswith("simcc50:")
+
+
+def test_nothing_is_timed_for_pictures_that_cannot_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: Any) -> Any:
+        raise AssertionError("timed")
+
+    monkeypatch.setattr(comparison, "_latencies", never)
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"a\.jpg"):
+        comparison.write_comparison(tmp_path / "out", pictures=tmp_path)
+    with pytest.raises(UsageError, match="unknown model 'nope'"):
+        comparison.write_comparison(tmp_path / "other", pictures=tmp_path, model="nope")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(
