@@ -222,8 +222,8 @@ def tables_markdown(content: Mapping[str, Any], figures: Sequence[str] = (), abo
             "The paper's number, ours, and (ours - paper). Small raised numbers point to the findings below. GMAC: "
             "10^9 multiply-accumulates per crop; *true* counts everything, *paper* leaves transposed convolutions out, "
             "*HRNet* is the counter of HRNet and SimCC. The difference to the paper is bold in the column by which its "
-            "number was counted; the other differences only show what mixing conventions does. Latency: "
-            f"{about_latency or NOT_MEASURED}."
+            "number was counted, as far as that is known; the other differences only show what mixing conventions does."
+            f" Latency: {about_latency or NOT_MEASURED}."
         ),
     ]
     groups = [*((table["title"], table["rows"]) for table in content["tables"])]
