@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,49 @@ def test_what_is_no_checkpoint_of_tensors_is_refused(tmp_path, capsys):
     assert main(["weights", "import", str(tmp_path / "none.pth"), "--out", str(out)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not out.exists()
+
+
+def test_damaged_files_are_one_line_without_advice_to_unpickle(tmp_path, capsys):
+    whole, path = tmp_path / "whole.pth", tmp_path / "bad.pth"
+    torch.save(published("simcc_resnet18_384x288"), whole)
+    content = whole.read_bytes()
+    half = content[: len(content) // 2]
+    for bad, cause in (
+        (b"", "other content"),
+        (half, "damaged or cut off"),
+        (pickle.dumps({"a": Path("x")}, protocol=2), "it holds pathlib."),
+        (b"\x10" + b"\0" * 7 + b'{"a":1}         ', "other content"),
+    ):
+        path.write_bytes(bad)
+        assert main(["weights", "import", str(path), "--out", str(tmp_path / "w.safetensors")]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"ebapose: {path}: not a PyTorch file of tensors only ({cause}")
+        assert err.count("\n") == 1
+        assert "weights_only" not in err
+    assert main(["weights", "import", str(tmp_path), "--out", str(tmp_path / "w.safetensors")]) == 2
+    assert "a folder, not a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("mlp_head_y.weight", None, "mlp_head_y.weight is missing"),
+        ("mlp_head_x.weight", None, "mlp_head_x.weight is missing"),
+        ("mlp_head_x.weight", torch.zeros(5), r"mlp_head_x.weight has shape \(5,\), expected 2 dimensions"),
+        ("mlp_head_y.weight", torch.tensor(1.0), r"mlp_head_y.weight has shape \(\), expected 2"),
+        ("mlp_head_x.weight", torch.zeros(0, 0), r"mlp_head_x.weight has shape \(0, 0\)"),
+        ("final_layer.weight", torch.tensor(1.0), r"final_layer.weight has shape \(\), expected 4"),
+        ("conv1.weight", torch.zeros(3), r"conv1.weight has shape \(3,\), expected 4"),
+        ("bn1.weight", torch.zeros(64, dtype=torch.complex64), "bn1.weight is no plain tensor of real numbers"),
+        ("conv1.weight", torch.zeros(64, 3, 7, 7).to_sparse(), "conv1.weight is no plain tensor of real numbers"),
+    ],
+)
+def test_tensors_of_no_such_network_are_refused(name, tensor, message, tmp_path):
+    state, path = published("simcc_resnet18_384x288"), tmp_path / "pose.pth"
+    state[name] = tensor
+    torch.save({key: value for key, value in state.items() if value is not None}, path)
+    with pytest.raises(ModelFileError, match=message):
+        import_official(path, tmp_path / "w.safetensors")
 
 
 def test_shapes_that_fit_no_network_are_refused(tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -88,21 +89,37 @@ def import_official(
 
 def _read_checkpoint(path: Path) -> StateDict:
     if not path.is_file():
-        raise ModelFileError(f"{path}: no such file")
+        raise ModelFileError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the unpickler meets
-        reason = str(error).strip().splitlines()[0]
-        raise ModelFileError(f"{path}: not a PyTorch file of tensors only ({reason})") from None
+        with warnings.catch_warnings(action="ignore"):  # torch's word on how the file was pickled
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the unpickler meets, with advice to unpickle all the same
+        # Only the cause: torch's long text advises to run the file's code.
+        what = "damaged or cut off" if "zip archive" in str(error) else "other content"
+        forbidden = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        if forbidden is not None:
+            what = f"it holds {forbidden[1]}"
+        raise ModelFileError(f"{path}: not a PyTorch file of tensors only ({what})") from None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ModelFileError(f"{path}: holds no state dict")
-    state_dict = {str(name).removeprefix("module."): tensor.float() for name, tensor in content.items()}
-    for name in ("conv1.weight", "layer1.0.conv1.weight", "deconv_layers.0.weight", "final_layer.weight"):
+    state_dict = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    for name, tensor in state_dict.items():
+        if tensor.layout != torch.strided or tensor.is_complex():
+            raise ModelFileError(f"{path}: {name} is no plain tensor of real numbers ({tensor.dtype}, {tensor.layout})")
+    dimensions = {"conv1.weight": 4, "layer1.0.conv1.weight": 4, "deconv_layers.0.weight": 4, "final_layer.weight": 4}
+    if any(name.startswith("mlp_head_") for name in state_dict):
+        dimensions |= {"mlp_head_x.weight": 2, "mlp_head_y.weight": 2}
+    for name, number in dimensions.items():
         if name not in state_dict:
             raise ModelFileError(f"{path}: neither Simple Baseline nor SimCC on a ResNet ({name} is missing)")
-    return state_dict
+        if state_dict[name].ndim != number or not state_dict[name].numel():
+            raise ModelFileError(
+                f"{path}: neither Simple Baseline nor SimCC on a ResNet ({name} has shape "
+                f"{tuple(state_dict[name].shape)}, expected {number} dimensions)"
+            )
+    return {name: tensor.float() for name, tensor in state_dict.items()}
 
 
 def _depth(state_dict: StateDict, path: Path) -> int:
