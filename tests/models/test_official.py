@@ -60,6 +60,28 @@ def test_the_command(tmp_path, capsys):
     assert card.input.mean == pytest.approx((123.675, 116.28, 103.53))
 
 
+def test_what_contradicts_the_tensors_is_refused(tmp_path, capsys):
+    path, out = tmp_path / "pose_256x192.pth", tmp_path / "w.safetensors"
+    torch.save(published("simcc_resnet18_384x288"), path)
+    with pytest.raises(UsageError, match="heads are for 384x288, not 256x192"):
+        import_official(path, out, input_hw=(256, 192))
+    assert import_official(path, out, input_hw=(384, 288)).input.size_hw == (384, 288)
+    torch.save(published("simple_baseline_resnet50_256x192"), path)
+    with pytest.raises(UsageError, match="one-hot targets are SimCC's"):
+        import_official(path, out, targets="one_hot")
+
+
+def test_other_keypoints_need_their_skeleton(tmp_path, capsys):
+    state, path = published("simcc_resnet18_384x288"), tmp_path / "mpii.pth"
+    state |= {name: state[name][:16] for name in ("final_layer.weight", "final_layer.bias")}
+    torch.save(state, path)
+    command = ["weights", "import", str(path), "--out", str(tmp_path / "w.safetensors")]
+    assert main(command) == 2
+    assert "16 keypoints, skeleton 'coco17' 17" in capsys.readouterr().err
+    assert main([*command, "--skeleton", "mpii16"]) == 0
+    assert load_weights(tmp_path / "w.safetensors")[1].skeleton.name == "mpii16"
+
+
 class Harmful:
     def __reduce__(self):
         return Path.touch, (Path("/tmp/ebapose-harmed"),)

@@ -19,6 +19,7 @@ def import_weights(
     targets: Literal["gaussian", "one_hot"] = "gaussian",
     sigma: float | None = None,
     color: Literal["bgr", "rgb"] = "bgr",
+    skeleton: str = "coco17",
     license: str = "",  # noqa: A002 - the card's word
 ) -> int:
     """Convert a published SimCC or Simple Baseline checkpoint (.pth) into weights with a card. Nothing is unpickled.
@@ -30,12 +31,21 @@ def import_weights(
         targets: What SimCC was trained with.
         sigma: Of SimCC's Gaussian targets, in bins; default: the architecture's.
         color: Channel order of the training pictures; the published configurations say BGR.
+        skeleton: Name (coco17, lsp14, mpii16, crowdpose14) or file of the checkpoint's keypoints.
         license: Of the checkpoint, for the card.
     """
+    from ebapose.data.coco_file import load_skeleton
     from ebapose.models.official import import_official
 
     card = import_official(
-        checkpoint, out, input_hw=input_hw, targets=targets, sigma=sigma, color=color, license=license
+        checkpoint,
+        out,
+        input_hw=input_hw,
+        targets=targets,
+        sigma=sigma,
+        color=color,
+        skeleton=load_skeleton(skeleton),
+        license=license,
     )
     print(f"{out}: {card.name}")
     return 0

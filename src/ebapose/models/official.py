@@ -44,7 +44,7 @@ def import_official(
     Args:
         path: the checkpoint.
         out: NAME.safetensors to write, and NAME.card.json beside it.
-        input_hw: only for Simple Baseline, which fits any size; None: as the file's name says ("..._256x192...").
+        input_hw: needed for Simple Baseline, which fits any size; None: as the file's name says ("..._256x192...").
         targets: what SimCC was trained with: "gaussian" (the authors' "sa-simdr" files) or "one_hot" ("simdr").
         sigma: of the target Gaussian; None: the architecture's default.
         color: channel order of the training pictures; the published ResNet configurations say BGR.
@@ -53,7 +53,8 @@ def import_official(
 
     Raises:
         ModelFileError: the file is missing, not a checkpoint of tensors, or not one of the two architectures.
-        UsageError: the skeleton does not fit, or the input size is neither given nor in the file's name.
+        UsageError: the skeleton does not fit, the input size is neither given nor in the file's name, or what is given
+            contradicts the tensors.
     """
     path, out = Path(path), Path(out)
     state_dict = _read_checkpoint(path)
@@ -61,11 +62,16 @@ def import_official(
     options: dict[str, float] = {} if sigma is None else {"sigma": sigma}
     if "mlp_head_x.weight" in state_dict:
         architecture = f"simcc{depth}"
-        input_hw, split_ratio = _simcc_size(state_dict, path)
+        found_hw, split_ratio = _simcc_size(state_dict, path)
+        if input_hw not in (None, found_hw):
+            raise UsageError(f"{path}: its heads are for {found_hw[0]}x{found_hw[1]}, not {input_hw[0]}x{input_hw[1]}")
+        input_hw = found_hw
         if split_ratio != 2.0:
             options["split_ratio"] = split_ratio
     else:
         architecture = f"simple_baseline{depth}"
+        if targets == "one_hot":
+            raise UsageError(f"{path}: one-hot targets are SimCC's, this is Simple Baseline, trained with heatmaps")
         input_hw = input_hw or _size_in_name(path)
     model = create_model(model_name(architecture, input_hw), num_keypoints, **options)
     if color == "bgr":
