@@ -74,6 +74,9 @@ def test_bad_names_are_refused_in_one_line(name: str, message: str) -> None:
         ({"split_ratio": 0}, "split_ratio"),
         ({"activation": "gelu"}, "unknown activation 'gelu'"),
         ({"reduction": 0}, "reduction"),
+        ({"reduction": 2.5}, "reduction must be a whole number from 1 on .* not 2.5"),
+        ({"reduction": True}, "reduction must be a whole number"),
+        ({"reduction": "16"}, "reduction must be a whole number"),
         ({"head": "conv"}, "unknown head 'conv'"),
         ({"num_keypoints": 0}, "num_keypoints"),
     ],
@@ -81,6 +84,21 @@ def test_bad_names_are_refused_in_one_line(name: str, message: str) -> None:
 def test_bad_options_are_refused_by_name(options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         create_model("test_eba_prnetcc_64x64", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"heads": 3}, r"channels must be divisible by heads \(3\) and by 4, not 16"),
+        ({"channels": 6, "heads": 2}, r"channels must be divisible by heads \(2\) and by 4, not 6"),
+        ({"points": 0}, "points must be at least 1, not 0"),
+        ({"encoder_layers": 0}, "encoder_layers must be at least 1, not 0"),
+        ({"decoder_layers": -1}, "decoder_layers must be at least 1, not -1"),
+    ],
+)
+def test_options_of_tfpose_go_together(options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        create_model("test_tfpose_64x64", **options)
 
 
 def test_a_model_of_your_own_needs_only_the_decorator() -> None:

@@ -118,8 +118,10 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         block, blocks = BLOCKS_OF_DEPTH[depth]
-        if reduction is not None and reduction < 1:
-            raise UsageError(f"reduction must be at least 1 (or None for no attention), not {reduction}")
+        if reduction is not None and (isinstance(reduction, bool) or not isinstance(reduction, int) or reduction < 1):
+            raise UsageError(
+                f"reduction must be a whole number from 1 on (or None for no attention), not {reduction!r}"
+            )
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.activation = activation(activation_name)

@@ -13,8 +13,8 @@ Chosen here, because nothing says otherwise:
   three the network has 36.7 M parameters and 20.5 GMAC (20.3 of them in convolutions and linear layers);
 - norms after the residual addition, ReLU in the FFN, dropout 0.1, each attention head's points start on a ray of its
   own, all as in Deformable DETR;
-- the first points come from a linear layer on the query's position embedding; the points that a layer samples at pass
-  no gradient to the layers before;
+- the first points come from a linear layer on the query's position embedding; a layer takes the points before it as
+  they are, both where it samples and where it refines: no gradient passes through them to the decoder layers before;
 - delta is predicted by three linear layers per decoder layer, not shared;
 - the auxiliary maps come from the encoder's stride-8 output through one 4x4 stride-2 transposed convolution, batch
   norm, ReLU and a 1x1 convolution, so they have a quarter of the crop's size, as all maps of this package; in eval
@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebapose.card import CodecSpec
+from ebapose.errors import UsageError
 from ebapose.models.pose_model import PoseModel
 from ebapose.models.registry import register
 from ebapose.models.resnet import ResNet
@@ -198,6 +199,8 @@ class TFPose(PoseModel):
         width: channels of the ResNet's stem.
         activation: of the ResNet, "relu" or "mish".
         reduction: r of the bridge attention in the ResNet; None: no attention.
+
+    Raises UsageError where the numbers do not go together.
     """
 
     def __init__(
@@ -218,6 +221,15 @@ class TFPose(PoseModel):
         reduction: int | None = None,
     ) -> None:
         super().__init__()
+        if channels % heads or channels % 4:
+            raise UsageError(f"channels must be divisible by heads ({heads}) and by 4, not {channels}")
+        for name, number in {
+            "points": points,
+            "encoder_layers": encoder_layers,
+            "decoder_layers": decoder_layers,
+        }.items():
+            if number < 1:
+                raise UsageError(f"{name} must be at least 1, not {number}")
         self.input_hw = input_hw
         self.num_keypoints = num_keypoints
         self.codec_spec = CodecSpec(type="coordinate")
