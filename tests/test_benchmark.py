@@ -17,7 +17,7 @@ from ebapose.benchmark import run
 from ebapose.benchmark.contenders import Contender
 from ebapose.benchmark.machine import describe_machine
 from ebapose.benchmark.report import benchmark_table
-from ebapose.benchmark.run import BenchmarkResult, _time_networks, run_benchmark
+from ebapose.benchmark.run import BenchmarkResult, run_benchmark, time_networks
 from ebapose.errors import ModelFileError, UsageError
 
 
@@ -69,7 +69,7 @@ def test_ratios_are_medians_of_the_rounds() -> None:
     exact = Contender("a", "openvino", "f32", lambda count: busy(20 * count))
     fast = Contender("a", "openvino", "bf16", lambda count: busy(5 * count))
     clock = iter(range(10**9))
-    timings = _time_networks([slow, exact, fast], batch_size=1, repeats=9)
+    timings = time_networks([slow, exact, fast], batch_size=1, repeats=9)
     assert timings[0].speedup == 1
     assert timings[2].speedup is not None
     assert timings[2].against_model is not None

@@ -111,6 +111,7 @@ def _predicting(predictor: Predictor) -> Any:
 
 def _latencies(repeats: int, threads: int | None) -> tuple[dict[str, Latency], str]:
     """Median latency of every system in one run and one runtime, and what was measured where."""
+    from ebapose.benchmark.machine import describe_timing
     from ebapose.benchmark.run import run_benchmark
 
     result = run_benchmark(systems=timed_models(), batch_sizes=(1,), repeats=repeats, threads=threads)
@@ -119,12 +120,4 @@ def _latencies(repeats: int, threads: int | None) -> tuple[dict[str, Latency], s
         if timing.runtime == result.default_runtime and timing.precision == "f32":
             name = timing.system.removesuffix(" (random weights)")
             found[name] = Latency(timing.ms_per_crop, timing.quartiles_ms, f"{timing.runtime} {timing.precision}")
-    machine = result.machine
-    version = machine["versions"].get(result.default_runtime, "")
-    about = (
-        f"median of {repeats} rounds, one crop per call, all systems taking turns in one run, random weights, "
-        f"{result.default_runtime} {version} in float32 on {machine['threads']} threads of {machine['cpu']}"
-    )
-    if machine.get("load_average"):
-        about += f", load average {machine['load_average']:.1f}"
-    return found, about
+    return found, describe_timing(result.machine, result.default_runtime, repeats)

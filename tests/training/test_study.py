@@ -13,7 +13,6 @@ import pytest
 import torch
 import yaml
 
-from ebapose.errors import UsageError
 from ebapose.models import create_model
 from ebapose.training import loop
 
@@ -53,7 +52,7 @@ def arguments(people: Path, tmp_path: Path, study: Any) -> list[str]:
 
 
 def test_it_trains_evaluates_resumes_and_tabulates(
-    study: Any, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Any, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     trained: list[Path] = []
     train = study.train
@@ -63,24 +62,68 @@ def test_it_trains_evaluates_resumes_and_tabulates(
         return train(config, folder, resume=resume)
 
     monkeypatch.setattr(study, "train", counting)
-    assert study.main([*arguments, "--seeds", "0"]) == 0
+    assert study.main([*arguments, "--seeds", "0", "0", "--repeats", "0"]) == 0  # the same seed twice is one run
+    assert "Latency: not measured" in (tmp_path / "out/study.md").read_text()
     assert len(trained) == 2
     assert "| 1 of 1 |" in (tmp_path / "out/study.md").read_text()
 
-    assert study.main([*arguments, "--seeds", "0", "1"]) == 0  # the first seed is passed over
+    # The first seed is passed over; what only one variant is asked for keeps the others in the table.
+    assert study.main([*arguments, "--seeds", "0", "1", "--repeats", "0"]) == 0
+    assert study.main([*arguments, "--seeds", "0", "1", "--variants", "lite", "--repeats", "3"]) == 0
     assert [folder.name for folder in trained] == ["seed0", "seed0", "seed1", "seed1"]
     text = (tmp_path / "out/study.md").read_text()
     assert text.count("| 2 of 2 |") == 2
-    assert text.count("| 0 of 2 |") == len(study.VARIANTS) - 2
-    assert "not run" in text
+    assert "| simcc_slp |" not in text  # what did not run is not in the table
+    assert "Not run: heatmap, simcc_one_hot," in text
+    assert "median of 3 rounds" in text
     rows = {row["variant"]: row for row in json.loads((tmp_path / "out/study.json").read_text())["rows"]}
+    assert list(rows) == ["mlp_attention", "lite"]
+    for row in rows.values():
+        low, high = row["latency"]["quartiles_ms"]
+        assert 0 < low <= row["latency"]["ms_per_crop"] <= high
+        assert f"| {row['latency']['ms_per_crop']:.2f} |" in text
     spread = rows["lite"]["summary"]["annotations AP"]
     assert spread["runs"] == 2
     assert spread["min"] <= spread["mean"] <= spread["max"]
     assert rows["lite"]["gmac_true"] < 0.6 * rows["mlp_attention"]["gmac_true"]
 
-    with pytest.raises(UsageError, match="made by another recipe"):
-        study.main([*arguments, "--seeds", "0", "--run.samples", "12"])
+    capsys.readouterr()
+    assert study.main([*arguments, "--seeds", "0", "--run.samples", "12"]) == 2
+    assert "made by another recipe" in capsys.readouterr().err
+    assert (tmp_path / "out/study.md").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--run.sampels", "8"], "unknown key 'run.sampels', did you mean 'run.samples'"),
+        (["--run.seed", "5"], "--run.seed: the study sets it"),
+        (["--model.name=simcc18_64x64"], "--model.name: the study sets it"),
+        (["--model.options.reduction", "4"], "--model.options.reduction: the study sets it"),
+        (["--loss.targets", "one_hot"], "--loss.targets: the study sets it"),
+        (["--optim.lr", "0.1"], "--optim.lr: the study sets it"),
+        (["--recipe", "nowhere.yaml"], "nowhere.yaml: No such file"),
+        (["--evaluate", "val/nowhere.json"], "val/nowhere.json: no such file"),
+        (["--evaluate", "val/annotations.json", "train/annotations.json"], "several files are called annotations"),
+        (["--repeats", "-1"], "--repeats: -1 rounds"),
+        (["stray"], "'stray' is not an override"),
+        (["--out", __file__], "is a file, not a folder"),
+    ],
+)
+def test_nonsense_is_one_line_before_any_training(
+    study: Any, arguments: list[str], tmp_path: Path, capsys: Any, wrong: list[str], message: str
+) -> None:
+    assert study.main([*arguments, *wrong]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_variants_of_one_model_are_timed_each(study: Any) -> None:
+    timings, about = study.time_variants(["mlp", "mlp_attention"], 1)
+    assert list(timings) == ["mlp", "mlp_attention"]
+    assert "all systems taking turns in one run" in about
 
 
 def test_an_interrupted_run_goes_on(study: Any, arguments: list[str], tmp_path: Path) -> None:
@@ -95,9 +138,9 @@ def test_an_interrupted_run_goes_on(study: Any, arguments: list[str], tmp_path: 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_clip", stopping)
-        assert study.main(arguments) == 130
+        assert study.main([*arguments, "--repeats", "0"]) == 130
     assert not (tmp_path / "out/lite/seed0/result.json").exists()
-    assert study.main(arguments) == 0
+    assert study.main([*arguments, "--repeats", "0"]) == 0
     assert json.loads((tmp_path / "out/lite/seed0/result.json").read_text())["steps"] == 3
 
 

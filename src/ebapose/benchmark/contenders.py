@@ -59,10 +59,10 @@ def open_model(path: Path, threads: int, folder: Path, notes: list[str]) -> tupl
     return path, card, _in_all_runtimes(card.name, path, module, card, threads)
 
 
-def open_registered(name: str, threads: int, folder: Path) -> list[Contender]:
-    """A registered model with random weights in every runtime; its file is written to the folder.
+def open_registered(name: str, threads: int, folder: Path, **options: Any) -> list[Contender]:
+    """A registered model with random weights in every runtime; its file, named like it, is written to the folder.
 
-    Raises MissingDependencyError without torch.
+    Raises UsageError where `create_model` does not take the name or the options, MissingDependencyError without torch.
     """
     if not is_installed("torch"):
         raise MissingDependencyError("torch", "torch", f"timing {name}")
@@ -70,7 +70,7 @@ def open_registered(name: str, threads: int, folder: Path) -> list[Contender]:
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        module = create_model(name).eval()
+        module = create_model(name, **options).eval()
     card = default_card(module)
     return _in_all_runtimes(f"{name} (random weights)", _export(module, card, folder), module, card, threads)
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,22 @@ def describe_machine() -> dict[str, Any]:
         "versions": versions,
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
+
+
+def describe_timing(machine: Mapping[str, Any], runtime: str, repeats: int) -> str:
+    """Under which conditions networks with random weights were timed, as a phrase.
+
+    Args:
+        machine: from `describe_machine`, with `threads`.
+        runtime: the one whose times are reported, in float32.
+        repeats: timed rounds.
+    """
+    version = machine["versions"].get(runtime, "")
+    text = (
+        f"median of {repeats} rounds, one crop per call, all systems taking turns in one run, random weights, "
+        f"{runtime} {version} in float32 on {machine['threads']} threads of {machine['cpu']}"
+    )
+    return f"{text}, load average {machine['load_average']:.1f}" if machine.get("load_average") else text
 
 
 def _cpu_name() -> str:

@@ -166,7 +166,7 @@ def run_benchmark(
             contenders += open_registered(name, threads, folder)
         if compare is not None:
             contenders += open_other(compare, threads, card.input.size_hw)
-        networks = [t for size in batch_sizes for t in _time_networks(contenders, size, repeats)]
+        networks = [t for size in batch_sizes for t in time_networks(contenders, size, repeats)]
         picture, scene = _picture(folder)
         pipeline = _time_pipeline(path, picture, scene, threads, repeats, folder)
         start_s, peak_rss_mib = _time_starts(path, picture, folder)
@@ -205,7 +205,14 @@ def _known_accuracy(card: ModelCard) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: "one pass" not in item[0]))
 
 
-def _time_networks(contenders: Sequence[Contender], batch_size: int, repeats: int) -> list[NetworkTiming]:
+def time_networks(contenders: Sequence[Contender], batch_size: int, repeats: int) -> list[NetworkTiming]:
+    """Time networks that take turns within each round; the first one is what `against_model` compares with.
+
+    Args:
+        contenders: networks, each in a runtime.
+        batch_size: crops per call.
+        repeats: timed rounds.
+    """
     for contender in contenders:
         for _ in range(2):  # the first calls of a shape compile and allocate
             contender.run(batch_size)
