@@ -154,6 +154,16 @@ def test_figure_5(tmp_path: Path, measured: bool) -> None:
     assert blue > 200 if measured else blue < 200  # only the legend's mark
 
 
+def test_the_key_of_figure_5_is_not_cut_off(tmp_path: Path) -> None:
+    long = "a_name_" * 12 + ".json"
+    reports = [read_report(f"simcc50_384x288={report(tmp_path / f'r{i}', data_set=long)}") for i in range(6)]
+    few = cv2.imread(str(plot_accuracy(build_tables(reports[:1]), tmp_path / "few.png")))
+    many = cv2.imread(str(plot_accuracy(build_tables(reports), tmp_path / "many.png")))
+    for image in (few, many):
+        assert (image[:, [0, 1, -2, -1]] == 255).all()
+    assert many.shape[0] > few.shape[0]  # room for the key is not taken from the axes
+
+
 def test_changes_of_figure_6_carry_the_boxes_along() -> None:
     image = np.full((200, 300, 3), 200, np.uint8)
     boxes = Boxes.from_xyxy([[100, 50, 160, 150]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ TURN_DEG = 35.0
 LIGHT = 0.22  # share of the light that is left
 CELL_WH = (300, 300)
 CAPTION_H_PX, GAP_PX = 30, 4
+KEY_CHARACTERS, KEY_LINE_INCH = 80, 0.17  # a line of figure 5's key: its longest and its height
 _BLUE, _ORANGE, _GREY = "#2f6db5", "#d9792b", "#8a8f98"
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -58,7 +60,12 @@ def plot_accuracy(content: Mapping[str, Any], path: Path) -> Path:
         for report in row["measured_accuracy"]
         if report["AP"] is not None and row["parameters_m"]["ours"] is not None
     ]
-    figure = Figure(figsize=(10, 7.6 if measured else 5.4), layout="constrained", dpi=110)
+    texts = [f"{row['title']} {_size(row)}: {row['published_conditions']}" for row in published]
+    texts += [f"{row['model']}: {report['conditions']}" for row, report in measured]
+    texts = [textwrap.fill(text, KEY_CHARACTERS) for text in texts]
+    further_lines = max(0, sum(text.count("\n") + 1 for text in texts) - 10) / 2  # the key has two columns
+    height = (7.6 if measured else 5.4) + KEY_LINE_INCH * further_lines
+    figure = Figure(figsize=(10, height), layout="constrained", dpi=110)
     ratios = [3.0, 1.7] if measured else [1.0]
     axes = figure.subplots(len(ratios), 2, sharex="col", sharey="row", squeeze=False, height_ratios=ratios)
     for column, of in enumerate(("parameters_m", "gmac")):
@@ -81,8 +88,6 @@ def plot_accuracy(content: Mapping[str, Any], path: Path) -> Path:
         axes[1, 0].set_ylim(0, 1.25 * max(1.0, *(report["AP"] for _, report in measured)))
     axes[-1, 0].set(xlabel="parameters, millions")
     axes[-1, 1].set(xlabel="cost, 10^9 multiply-accumulates per crop")
-    texts = [f"{row['title']} {_size(row)}: {row['published_conditions']}" for row in published]
-    texts += [f"{row['model']}: {report['conditions']}" for row, report in measured]
     what = "measured" if measured else "measured: nothing yet"
     marks = [
         Line2D([], [], marker="o", mfc="white", mec=_ORANGE, mew=1.8, linestyle="", label="paper: EBA-PRNetCC"),
