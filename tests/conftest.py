@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+# What a shell starts in the background ignores Ctrl-C, and so would the processes whose Ctrl-C is tested here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples everywhere, and no deadline: a busy machine is no failure.
 hypothesis.settings.register_profile("ebapose", deadline=None, derandomize=True, max_examples=60)
