@@ -8,7 +8,7 @@ from typing import Any
 
 
 def count_of(number: int, what: str) -> str:
-    """ "1 person", "2 persons"."""
+    """A number with what it counts: 1 person, 2 persons."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
