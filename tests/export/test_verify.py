@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,13 @@ pytest.importorskip("onnxscript")
 
 from ebapose.card import ModelCard, card_path, read_card, verify_sha256  # noqa: E402
 from ebapose.errors import EbaposeError, ModelFileError, UsageError  # noqa: E402
-from ebapose.export import verify  # noqa: E402
+from ebapose.export import files, verify  # noqa: E402
+from ebapose.export.files import export_model  # noqa: E402
 from ebapose.export.onnx import export_onnx, rounded_to_half  # noqa: E402
-from ebapose.export.verify import compare, example_crops, export_verified, open_module  # noqa: E402
+from ebapose.export.verify import compare, example_crops, open_module  # noqa: E402
 from ebapose.inference.runtime import load_model_file  # noqa: E402
 from ebapose.models import registry  # noqa: E402
+from ebapose.skeleton import COCO17  # noqa: E402
 
 EVERY = [info.architecture for info in registry.list_models(include_test=True)]
 TINY = [name for name in EVERY if name.startswith("test_")]
@@ -27,17 +32,15 @@ TINY = [name for name in EVERY if name.startswith("test_")]
 @pytest.mark.parametrize("architecture", EVERY)
 def test_all_runtimes_give_the_outputs_of_pytorch(architecture: str, tmp_path: Path) -> None:
     half = architecture in TINY
-    result = export_verified(f"{architecture}_64x64", tmp_path, half=half)
-    assert result.path == tmp_path / f"{architecture}_64x64.onnx"
-    assert set(result.runtimes) == {"openvino", "onnxruntime"}
-    for found in result.runtimes.values():
-        assert found.outputs < 1e-4
-        assert found.largest_px < 0.01
-    assert (result.storage is not None) == half
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        f"{architecture}_64x64.card.json",
-        f"{architecture}_64x64.onnx",
-    ]
+    result = export_model(f"{architecture}_64x64", tmp_path, precision="fp16" if half else "fp32")
+    name = f"{architecture}_64x64" + ("" if half else ".fp32")
+    assert result.path == tmp_path / f"{name}.onnx"
+    assert [key.partition(" ")[0] for key in result.differences] == ["openvino", "onnxruntime", "16"][: 2 + half]
+    for key, found in result.differences.items():
+        if not key.startswith("16 bit"):
+            assert found.outputs < 1e-4
+            assert found.largest_px < 0.01
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.card.json", f"{name}.onnx"]
     card = read_card(result.path)
     assert card is not None
     assert card.sha256
@@ -83,8 +86,8 @@ def test_a_file_that_differs_is_not_written(
     change: Callable[[np.ndarray], np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verify, "_runtimes", lambda path: [Bent(change, path)])
-    with pytest.raises(EbaposeError, match="test_simple_baseline_64x64: bent does not give PyTorch's poses"):
-        export_verified("test_simple_baseline_64x64", tmp_path)
+    with pytest.raises(EbaposeError, match=r"test_simple_baseline_64x64: bent does not .* 0\.01 px and 1e-03 are tol"):
+        export_model("test_simple_baseline_64x64", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -99,7 +102,7 @@ def test_weights_that_16_bit_cannot_hold_are_refused(tmp_path: Path, monkeypatch
     monkeypatch.setattr(verify, "rounded_to_half", coarse)
     monkeypatch.setattr("ebapose.export.onnx.rounded_to_half", coarse)
     with pytest.raises(EbaposeError, match="16 bit weights change the poses"):
-        export_verified("test_simple_baseline_64x64", tmp_path)
+        export_model("test_simple_baseline_64x64", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,7 +111,7 @@ def test_an_older_export_survives_a_failed_one(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "test_simple_baseline_64x64.card.json").write_text("its card")
     monkeypatch.setattr(verify, "_runtimes", lambda path: [Bent(lambda a: a * 2, path)])
     with pytest.raises(EbaposeError):
-        export_verified("test_simple_baseline_64x64", tmp_path)
+        export_model("test_simple_baseline_64x64", tmp_path)
     assert (tmp_path / "test_simple_baseline_64x64.onnx").read_text() == "the older file"
     assert (tmp_path / "test_simple_baseline_64x64.card.json").read_text() == "its card"
 
@@ -151,14 +154,54 @@ def test_example_crops_are_the_same_every_time() -> None:
 )
 def test_wrong_models(model: str, error: type[EbaposeError], cause: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=cause):
-        export_verified(model, tmp_path / "out")
+        export_model(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="file: cannot be written"):
-        export_verified("test_simcc_64x64", tmp_path / "file")
+        export_model("test_simcc_64x64", tmp_path / "file")
+
+
+def test_a_folder_of_the_files_name_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "test_simcc_64x64.onnx").mkdir()
+    (tmp_path / "test_simcc_64x64.card.json").write_text("its card")
+    monkeypatch.setattr(files, "_write", None)
+    with pytest.raises(UsageError, match=r"test_simcc_64x64\.onnx: is a folder"):
+        export_model("test_simcc_64x64", tmp_path)
+    assert (tmp_path / "test_simcc_64x64.card.json").read_text() == "its card"
+
+
+def test_a_full_disk_names_the_folder_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("onnx.save", full)
+    with pytest.raises(EbaposeError, match=f"{tmp_path}: cannot be written .No space left"):
+        export_model("test_simcc_64x64", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_annotations_that_cannot_judge_are_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_write", None)
+    category = {"id": 1, "name": "person", "keypoints": list(COCO17.keypoint_names)}
+    person = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 0}
+    person |= {"keypoints": [4, 4, 2] * 17, "num_keypoints": 17}
+    picture = {"id": 1, "file_name": "gone.jpg", "width": 9, "height": 9}
+    content = {"images": [picture], "annotations": [person], "categories": [category]}
+    annotations = tmp_path / "people.json"
+    for wrong, cause in (
+        (content, r"gone\.jpg: no such picture \(1 of 1 are missing\)"),
+        (content | {"annotations": []}, "no person with labelled keypoints"),
+        (content | {"images": 3}, "not a COCO keypoint file"),
+    ):
+        annotations.write_text(json.dumps(wrong))
+        with pytest.raises(UsageError, match=cause):
+            export_model("test_simcc_64x64", tmp_path / "out", annotations=annotations, images=tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 def test_random_weights_are_the_same_every_time() -> None:

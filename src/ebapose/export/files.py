@@ -7,11 +7,14 @@
 | bf16 | float16 | bfloat16 where the CPU and the runtime have it | 0.1 crop px on average |
 | int8 | int8, sensitive layers float32 | int8 | 0.5 AP where annotations are given, else 1 crop px on average |
 
-Random weights (a registered name) have no poses: there the outputs themselves are compared.
+Random weights (a registered name) have no poses: there the outputs themselves are compared. A CPU without bfloat16
+cannot prove a bf16 file, so the file written there does not insist on bfloat16: `load` compares, as with any other.
 """
 
 from __future__ import annotations
 
+import errno
+import importlib.util
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebapose.card import ModelCard, card_path
-from ebapose.data.coco import load_coco
-from ebapose.errors import EbaposeError, UsageError
+from ebapose.data.coco import CocoKeypoints, load_coco
+from ebapose.errors import EbaposeError, InputError, UsageError
 from ebapose.evaluation.run import evaluate_model, refuse_other_skeleton
 from ebapose.export.onnx import export_onnx
 from ebapose.export.openvino import export_openvino
@@ -38,7 +41,7 @@ from ebapose.export.verify import (
     verify,
 )
 from ebapose.geometry.crop import image_to_crop_matrix, warp_crop
-from ebapose.inference.runtime import TorchRuntime
+from ebapose.inference.runtime import OpenVINORuntime, TorchRuntime
 from ebapose.io.pictures import read_image
 
 Format = Literal["onnx", "openvino"]
@@ -61,6 +64,7 @@ class ExportedModel:
         differences: to PyTorch float32, by runtime.
         quantized: how int8 came about.
         ap: of PyTorch float32 and of the file, 0..1, where annotations were given.
+        note: what else a person should know.
     """
 
     path: Path
@@ -69,6 +73,7 @@ class ExportedModel:
     differences: dict[str, Difference]
     quantized: Quantized | None = None
     ap: tuple[float, float] | None = None
+    note: str = ""
 
     def summary(self) -> str:
         """A few lines for a person."""
@@ -80,6 +85,8 @@ class ExportedModel:
         if self.ap is not None:
             before, after = (100 * ap for ap in self.ap)
             lines.append(f"  AP {before:.2f} in PyTorch float32, {after:.2f} from the file ({after - before:+.2f})")
+        if self.note:
+            lines.append(f"  {self.note}")
         return "\n".join(lines)
 
 
@@ -94,7 +101,8 @@ def export_model(
 ) -> ExportedModel:
     """Write a model as a file with its card, after proving that its poses are PyTorch's.
 
-    It is called NAME.onnx or NAME.openvino.xml; .bf16 or .int8 stands before the suffix where that is the precision.
+    It is called NAME.onnx or NAME.openvino.xml; .fp32, .bf16 or .int8 stands before the suffix where that is the
+    precision.
 
     Args:
         model: weights (.safetensors, or .onnx written by ebapose), a bundled model's name, or a registered name with
@@ -106,73 +114,101 @@ def export_model(
         images: folder of the pictures; found beside the annotations by default.
 
     Raises:
-        EbaposeError: the file's poses differ by more than the tolerance; nothing was written.
-        UsageError: unknown model, or annotations of another skeleton. ModelFileError: the weights cannot be used.
+        EbaposeError: the file's poses differ by more than the tolerance, or the disk is full; nothing was written.
+        UsageError: unknown model, annotations that cannot be used, or a folder that cannot be written.
+        ModelFileError: the weights cannot be used.
         MissingDependencyError: something that this needs is not installed.
     """
     if images is not None and annotations is None:
         raise UsageError("export: --images needs --annotations")
     module, card = open_module(model)
+    persons = None if annotations is None else _judges(card, annotations, images)
     trained = Path(str(model)).exists() or card.name != str(model)
     out = Path(out)
+    target = out / _file_name(card, format, precision)
+    for path in (target, target.with_suffix(".bin"), card_path(target)):
+        if path.is_dir():
+            raise UsageError(f"{path}: is a folder, the export writes a file of that name")
     try:
         out.mkdir(parents=True, exist_ok=True)
         workplace = tempfile.TemporaryDirectory(prefix=".export-", dir=out)
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({error.strerror})") from None
-    with workplace as name:
-        folder = Path(name)
-        written, quantized = _write(module, card, folder, format, precision, annotations, images)
-        differences, crops = _compare(module, card, written, precision, trained, judged=annotations is not None)
-        ap = None
-        if annotations is not None:
-            ap = _compare_ap(module, card, written, folder, annotations, images)
-        target = out / written.name
-        card_path(target).unlink(missing_ok=True)  # an interruption must not leave a card that contradicts the file
-        if written.suffix == ".xml":
-            written.with_suffix(".bin").replace(target.with_suffix(".bin"))
-        written.replace(target)
-        card_path(written).replace(card_path(target))
-    return ExportedModel(target, precision, crops, differences, quantized, ap)
+    in_bfloat16 = precision == "bf16" and _has_bfloat16()
+    ap = None
+    try:
+        with workplace as name:
+            written = Path(name) / target.name
+            stated = precision if precision == "int8" or in_bfloat16 else ""
+            quantized = _write(module, card, written, precision, stated, persons)
+            differences, crops = _compare(module, card, written, precision, trained, judged=persons is not None)
+            if annotations is not None:
+                ap = _compare_ap(module, card, written, annotations, images)
+            card_path(target).unlink(missing_ok=True)  # an interruption must not leave a card that contradicts the file
+            if target.suffix == ".xml":
+                written.with_suffix(".bin").replace(target.with_suffix(".bin"))
+            written.replace(target)
+            card_path(written).replace(card_path(target))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise EbaposeError(f"{out}: cannot be written ({error.strerror})") from None
+    note = ""
+    if precision == "bf16" and not in_bfloat16:
+        note = "this CPU has no bfloat16: proven in float32 only; where a CPU has it, the first pictures decide"
+    return ExportedModel(target, precision, crops, differences, quantized, ap, note)
+
+
+def _file_name(card: ModelCard, format: Format, precision: Precision) -> str:  # noqa: A002
+    """Files of one folder must not share a card, so the suffix alone cannot tell them apart."""
+    stated = "" if precision == "fp16" else f".{precision}"
+    return f"{card.name}.openvino{stated}.xml" if format == "openvino" else f"{card.name}{stated}.onnx"
+
+
+def _has_bfloat16() -> bool:
+    return importlib.util.find_spec("openvino") is not None and OpenVINORuntime.has_bfloat16()
+
+
+def _judges(card: ModelCard, annotations: str | Path, images: str | Path | None) -> CocoKeypoints:
+    """The annotated persons that calibrate and judge. Raises UsageError where they cannot, before any work is done."""
+    try:
+        records = load_coco(annotations, images).persons()
+    except InputError as error:
+        raise UsageError(str(error)) from None
+    refuse_other_skeleton(card, records)
+    if not len(records):
+        raise UsageError(f"{annotations}: no person with labelled keypoints")
+    paths = [records.image_path(index) for index in np.unique(records.image_indices).tolist()]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise UsageError(f"{missing[0]}: no such picture ({len(missing)} of {len(paths)} are missing)")
+    return records
 
 
 def _write(
-    module: Any,
-    card: ModelCard,
-    folder: Path,
-    format: Format,  # noqa: A002
-    precision: Precision,
-    annotations: str | Path | None,
-    images: str | Path | None,
-) -> tuple[Path, Quantized | None]:
-    """The file, not yet verified."""
-    stated = precision if precision in ("bf16", "int8") else ""
+    module: Any, card: ModelCard, path: Path, precision: Precision, stated: str, persons: CocoKeypoints | None
+) -> Quantized | None:
+    """The file, not yet verified; `stated`: what it tells runtimes to calculate in."""
     half = precision in ("fp16", "bf16")
-    # Files of one folder must not share a card.
-    suffixes = (".openvino" if format == "openvino" else "") + (f".{stated}" if stated else "")
-    path = folder / f"{card.name}{suffixes}.onnx"
+    onnx_path = path.with_suffix(".onnx")
     quantized = None
     if precision == "int8":
         check, _ = example_crops(card)
         # Mirrored, so that the file is not verified on the very crops that set its ranges.
-        calibration = check[:, :, ::-1] if annotations is None else annotated_crops(card, annotations, images)
-        quantized = export_int8(module, card, path, calibration, check)
+        calibration = check[:, :, ::-1] if persons is None else annotated_crops(card, persons)
+        quantized = export_int8(module, card, onnx_path, calibration, check)
     else:
-        export_onnx(module, card, path, half=half and format == "onnx", precision=stated)
-    if format == "openvino":
-        path = export_openvino(path, card, path.with_suffix(".xml"), half=half, precision=stated)
-    return path, quantized
+        export_onnx(module, card, onnx_path, half=half and path.suffix == ".onnx", precision=stated)
+    if path.suffix == ".xml":
+        export_openvino(onnx_path, card, path, half=half, precision=stated)
+    return quantized
 
 
-def annotated_crops(card: ModelCard, annotations: str | Path, images: str | Path | None = None) -> NDArray[np.uint8]:
+def annotated_crops(card: ModelCard, records: CocoKeypoints) -> NDArray[np.uint8]:
     """Crops of annotated persons, evenly spread over the file: uint8 (N, H, W, 3), at most `CALIBRATION_CROPS`.
 
-    Raises UsageError when the skeleton is another, or nobody is annotated; InputError as reading the files does.
+    Raises InputError when a picture cannot be read.
     """
-    records = load_coco(annotations, images).persons()
-    refuse_other_skeleton(card, records)
-    if not len(records):
-        raise UsageError(f"{annotations}: no person with labelled keypoints")
     spec = card.input
     crops = []
     for row in np.unique(np.linspace(0, len(records) - 1, CALIBRATION_CROPS).astype(int)).tolist():
@@ -203,26 +239,30 @@ def _compare(
         error = output_error(exact, outputs)
         if not trained:
             within = error <= OUTPUT_TOLERANCE[precision]
+            limit = f"an error of {OUTPUT_TOLERANCE[precision]} is tolerated"
         elif precision == "fp32":
             within = difference.largest_px <= ARITHMETIC_TOLERANCE_PX
+            limit = f"at most {ARITHMETIC_TOLERANCE_PX} px are tolerated"
         else:
             tolerance = INT8_TOLERANCE_PX if precision == "int8" else STORAGE_TOLERANCE_PX
             within = difference.mean_px <= tolerance or (judged and precision == "int8")
+            limit = f"at most {tolerance} px on average are tolerated"
         if not (within and np.isfinite(error)):
             raise EbaposeError(
                 f"{card.name}: {runtime.name} {precision} is too far from PyTorch float32, nothing was written: "
-                f"{difference}; error of the outputs {error:.4f}"
+                f"{difference}; error of the outputs {error:.4f} ({limit})"
             )
         differences[f"{runtime.name} {runtime.precision} against PyTorch float32"] = difference
     return differences, f"{len(crops)} {origin}"
 
 
 def _compare_ap(
-    module: Any, card: ModelCard, path: Path, folder: Path, annotations: str | Path, images: str | Path | None
+    module: Any, card: ModelCard, path: Path, annotations: str | Path, images: str | Path | None
 ) -> tuple[float, float]:
     """AP of PyTorch float32 and of the file, without flip test. Raises EbaposeError beyond the tolerance."""
     from ebapose.models.weights import save_weights
 
+    folder = path.parent
     reference = folder / "reference.safetensors"
     save_weights(reference, module.state_dict(), card)
     found = []

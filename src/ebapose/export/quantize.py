@@ -96,7 +96,8 @@ def export_int8(
     import onnx
 
     exact = TorchRuntime(module, card)(check)
-    with tempfile.TemporaryDirectory(prefix="ebapose-int8-") as folder:
+    path = Path(path)
+    with tempfile.TemporaryDirectory(prefix=".int8-", dir=path.parent) as folder:
         proto = onnx.load(export_onnx(module, card, Path(folder) / "float32.onnx"))
         trial = Path(folder) / "trial.onnx"
         nodes = group_nodes(proto)
@@ -112,7 +113,6 @@ def export_int8(
         small = [group for group in nodes if shares.get(group, 0.0) <= FLOAT_BUDGET]
         groups = [Sensitivity(group, shares.get(group, 0.0), attempt([group], few, trial)) for group in small]
         groups = _choose(groups, error_all)
-    path = Path(path)
     error = attempt([s.group for s in groups if s.in_float], calibration, path)
     return Quantized(path, error_all, error, tuple(groups))
 

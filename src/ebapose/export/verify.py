@@ -13,7 +13,6 @@ Adding a new runtime or file format: name it in `_runtimes`.
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebapose import zoo
-from ebapose.card import ModelCard, card_path
+from ebapose.card import ModelCard
 from ebapose.codecs import build_codec
 from ebapose.data.synthetic import draw_people
-from ebapose.errors import EbaposeError, InputError, MissingDependencyError, UsageError
-from ebapose.export.onnx import export_onnx, rounded_to_half
+from ebapose.errors import EbaposeError, InputError, MissingDependencyError
+from ebapose.export.onnx import rounded_to_half
 from ebapose.geometry.crop import image_to_crop_matrix, warp_crop
 from ebapose.inference.detector import NanoDet
 from ebapose.inference.runtime import OnnxRuntime, OpenVINORuntime, Outputs, Runtime, TorchRuntime
@@ -70,66 +69,31 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class VerifiedExport:
-    """A written model file and what was measured on it.
+class Verification:
+    """What was measured on a model file.
 
     Attributes:
-        path: of the file; its card lies beside it.
         crops: how many were compared, and where they came from.
         runtimes: difference to PyTorch with the stored weights, by runtime.
         storage: difference of the stored to the full weights; None where they are the same.
     """
 
-    path: Path
     crops: str
     runtimes: dict[str, Difference]
     storage: Difference | None
 
-    def summary(self) -> str:
-        """A few lines for a person."""
-        lines = [f"{self.path}: {self.path.stat().st_size / 1e6:.1f} MB, verified on {self.crops}"]
-        lines += [f"  {name} against PyTorch float32: {found}" for name, found in self.runtimes.items()]
-        if self.storage is not None:
-            lines.append(f"  16 bit weights against full ones: {self.storage}")
-        return "\n".join(lines)
 
-
-def export_verified(model: str | Path, out: str | Path, half: bool = True) -> VerifiedExport:
-    """Write a model as `OUT/NAME.onnx` with its card, after proving that it gives the poses that PyTorch gives.
+def open_module(model: str | Path) -> tuple[torch.nn.Module, ModelCard]:
+    """The PyTorch module that an export starts from, and its card.
 
     Args:
         model: weights (.safetensors, or .onnx written by ebapose), a bundled model's name, or a registered name with
             its size (random weights from seed 0, for timing).
-        out: folder, made if missing.
-        half: store the weights in 16 bit.
-
-    Returns:
-        What was measured; `.summary()` for a person.
 
     Raises:
-        EbaposeError: the file's poses differ by more than the tolerance; nothing was written.
         UsageError: unknown model. ModelFileError: the weights cannot be used.
-        MissingDependencyError: torch, onnx or onnxscript is not installed.
+        MissingDependencyError: torch is not installed.
     """
-    module, card = open_module(model)
-    out = Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        workplace = tempfile.TemporaryDirectory(prefix=".export-", dir=out)
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror})") from None
-    with workplace as folder:
-        written = export_onnx(module, card, Path(folder) / f"{card.name}.onnx", half=half)
-        result = verify(module, card, written, half=half)
-        target = out / written.name
-        card_path(target).unlink(missing_ok=True)  # an interruption must not leave a card that contradicts the file
-        written.replace(target)
-        card_path(written).replace(card_path(target))
-    return VerifiedExport(target, result.crops, result.runtimes, result.storage)
-
-
-def open_module(model: str | Path) -> tuple[torch.nn.Module, ModelCard]:
-    """The PyTorch module that `export_verified` exports, and its card. Raises as that does."""
     if importlib.util.find_spec("torch") is None:
         raise MissingDependencyError("torch", "torch", "exporting a model")
     bundled = zoo.bundled_models()
@@ -147,7 +111,7 @@ def open_module(model: str | Path) -> tuple[torch.nn.Module, ModelCard]:
     return created, default_card(created)
 
 
-def verify(module: torch.nn.Module, card: ModelCard, path: Path, *, half: bool) -> VerifiedExport:
+def verify(module: torch.nn.Module, card: ModelCard, path: Path, *, half: bool) -> Verification:
     """Compare an exported file with the module that it came from; see the module's text.
 
     Args:
@@ -164,11 +128,17 @@ def verify(module: torch.nn.Module, card: ModelCard, path: Path, *, half: bool) 
     runtimes = {runtime.name: compare(exact, runtime(crops), card) for runtime in _runtimes(path)}
     for name, found in runtimes.items():
         if found.largest_px > ARITHMETIC_TOLERANCE_PX or not found.outputs <= ARITHMETIC_TOLERANCE_OUTPUTS:
-            raise EbaposeError(f"{card.name}: {name} does not give PyTorch's poses, nothing was written: {found}")
+            raise EbaposeError(
+                f"{card.name}: {name} does not give PyTorch's poses, nothing was written: {found} "
+                f"(at most {ARITHMETIC_TOLERANCE_PX} px and {ARITHMETIC_TOLERANCE_OUTPUTS:.0e} are tolerated)"
+            )
     storage = compare(TorchRuntime(module, card)(crops), exact, card) if half else None
     if storage is not None and storage.mean_px > STORAGE_TOLERANCE_PX:
-        raise EbaposeError(f"{card.name}: 16 bit weights change the poses (store them in 32 bit instead): {storage}")
-    return VerifiedExport(path, f"{len(crops)} {origin}", runtimes, storage)
+        raise EbaposeError(
+            f"{card.name}: 16 bit weights change the poses (store them in 32 bit instead): {storage} "
+            f"(at most {STORAGE_TOLERANCE_PX} px on average are tolerated)"
+        )
+    return Verification(f"{len(crops)} {origin}", runtimes, storage)
 
 
 def _runtimes(path: Path) -> list[Runtime]:
