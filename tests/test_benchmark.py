@@ -15,7 +15,7 @@ pytest.importorskip("openvino")
 from ebapose import zoo
 from ebapose.benchmark import run
 from ebapose.benchmark.contenders import Contender
-from ebapose.benchmark.machine import describe_machine
+from ebapose.benchmark.machine import count_threads, describe_machine
 from ebapose.benchmark.report import benchmark_table
 from ebapose.benchmark.run import BenchmarkResult, run_benchmark, time_networks
 from ebapose.errors import ModelFileError, UsageError
@@ -36,7 +36,7 @@ def text_of(result: BenchmarkResult) -> str:
 def test_table_json_and_plot_with_another_model_beside(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     result = run_benchmark(
-        "default", batch_sizes=(1, 2), repeats=2, threads=1, compare=zoo.DETECTOR, out=tmp_path / "new"
+        "default", batch_sizes=(1, 2, 2), repeats=2, threads=1, compare=zoo.DETECTOR, out=tmp_path / "new"
     )
     own = [t for t in result.networks if t.system == result.model]
     assert {t.batch_size for t in own} == {1, 2}
@@ -97,12 +97,16 @@ def test_a_folder_that_cannot_be_made_is_refused_before_measuring(tmp_path: Path
 def test_the_machine_is_described() -> None:
     machine = describe_machine()
     assert machine["cores"] >= 1
+    assert [count_threads({**machine, "threads": number}) for number in (1, 2)] == ["1 thread", "2 threads"]
     assert machine["versions"]["numpy"] == np.__version__
 
 
 def test_wrong_usage_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="at least 1"):
+    with pytest.raises(UsageError, match="0 repeats make no sense"):
         run_benchmark(repeats=0)
+    for sizes in ((), (0,), (1, 1025)):
+        with pytest.raises(UsageError, match="batch sizes from 1 to 1024 expected"):
+            run_benchmark(batch_sizes=sizes)
     for threads in (0, 100_000):
         with pytest.raises(UsageError, match=f"{threads} threads make no sense"):
             run_benchmark(threads=threads)

@@ -150,9 +150,15 @@ def test_example_crops_are_the_same_every_time() -> None:
         ("test_simc_64x64", UsageError, "did you mean 'test_simcc_64x64'"),
         ("test_simcc", UsageError, "add the input size"),
         ("gone.safetensors", ModelFileError, "gone.safetensors: no such file"),
+        ("folder", ModelFileError, "folder: is a folder, not a model file"),
+        ("", UsageError, "unknown model ''"),
     ],
 )
-def test_wrong_models(model: str, error: type[EbaposeError], cause: str, tmp_path: Path) -> None:
+def test_wrong_models(
+    model: str, error: type[EbaposeError], cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
     with pytest.raises(error, match=cause):
         export_model(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -44,6 +44,8 @@ def arguments(people: Path, tmp_path: Path, study: Any) -> list[str]:
         "4",
         "--run.workers",
         "0",
+        "--run.compile",
+        "none",
         "--run.metric",
         "oks",
         "--optim.warmup_steps",

@@ -47,9 +47,14 @@ def describe_timing(machine: Mapping[str, Any], runtime: str, repeats: int) -> s
     version = machine["versions"].get(runtime, "")
     text = (
         f"median of {repeats} rounds, one crop per call, all systems taking turns in one run, random weights, "
-        f"{runtime} {version} in float32 on {machine['threads']} threads of {machine['cpu']}"
+        f"{runtime} {version} in float32 on {count_threads(machine)} of {machine['cpu']}"
     )
     return f"{text}, load average {machine['load_average']:.1f}" if machine.get("load_average") else text
+
+
+def count_threads(machine: Mapping[str, Any]) -> str:
+    """ "2 threads", "1 thread": of `describe_machine` with `threads`."""
+    return f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'}"
 
 
 def _cpu_name() -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ebapose.atomic import atomic_write
+from ebapose.benchmark.machine import count_threads
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -94,7 +95,7 @@ def plot_benchmark(result: BenchmarkResult, path: Path) -> None:
         )
     axes.set_xscale("log")
     axes.set_ylim(bottom=min(-1.0, -0.05 * (accuracy or 0.0)))
-    axes.set_xlabel(f"ms per crop, batch {batch_size}, {result.machine['threads']} threads (median and quartiles)")
+    axes.set_xlabel(f"ms per crop, batch {batch_size}, {count_threads(result.machine)} (median and quartiles)")
     axes.set_ylabel(name)
     axes.legend(fontsize="x-small")
     with atomic_write(path) as temporary:

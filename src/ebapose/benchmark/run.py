@@ -37,6 +37,7 @@ from ebapose.models.registry import parse_name
 from ebapose.structures import Boxes, Frame
 
 PICTURE_HW = (480, 640)
+MAX_BATCH = 1024  # crops per call that a user could want; far more would only fill the memory
 PAUSE_S = 0.005  # between turns: idle threads of one runtime go on spinning for a moment and would slow the next one
 _FIRST_PICTURE = """
 import pathlib, re, sys
@@ -135,7 +136,7 @@ def run_benchmark(
     Args:
         model: bundled model or model file.
         systems: registered model names, timed beside it with random weights.
-        batch_sizes: crops per network call.
+        batch_sizes: crops per network call, at most 1024; each is measured once.
         repeats: timed rounds.
         threads: CPU threads, all available ones by default.
         compare: an ONNX file of any other network: one picture input, NCHW or NHWC, any batch and size.
@@ -145,8 +146,10 @@ def run_benchmark(
         UsageError: a number or name makes no sense. ModelFileError: a file cannot be used or fed.
         MissingDependencyError: `systems` without torch.
     """
-    if repeats < 1 or not batch_sizes or min(batch_sizes) < 1:
-        raise UsageError("benchmark: repeats and batch sizes must be at least 1")
+    if repeats < 1:
+        raise UsageError(f"benchmark: {repeats} repeats make no sense")
+    if not batch_sizes or not all(1 <= size <= MAX_BATCH for size in batch_sizes):
+        raise UsageError(f"benchmark: batch sizes from 1 to {MAX_BATCH} expected")
     if threads is not None and not 1 <= threads <= 1024:
         raise UsageError(f"benchmark: {threads} threads make no sense")
     if out is not None:
@@ -166,7 +169,7 @@ def run_benchmark(
             contenders += open_registered(name, threads, folder)
         if compare is not None:
             contenders += open_other(compare, threads, card.input.size_hw)
-        networks = [t for size in batch_sizes for t in time_networks(contenders, size, repeats)]
+        networks = [t for size in dict.fromkeys(batch_sizes) for t in time_networks(contenders, size, repeats)]
         picture, scene = _picture(folder)
         pipeline = _time_pipeline(path, picture, scene, threads, repeats, folder)
         start_s, peak_rss_mib = _time_starts(path, picture, folder)

@@ -98,7 +98,7 @@ def open_module(model: str | Path) -> tuple[torch.nn.Module, ModelCard]:
         raise MissingDependencyError("torch", "torch", "exporting a model")
     bundled = zoo.bundled_models()
     text = str(model)
-    if text in bundled or Path(text).suffix or Path(text).exists():
+    if text in bundled or (text and (Path(text).suffix or Path(text).exists())):
         from ebapose.models.weights import load_model
 
         return load_model(bundled.get(text, Path(text)))

@@ -75,7 +75,7 @@ def load_weights(path: str | Path) -> tuple[StateDict, ModelCard]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ModelFileError(f"{path}: no such file")
+        raise ModelFileError(f"{path}: {'is a folder, not a model file' if path.is_dir() else 'no such file'}")
     card = read_card(path)
     if card is not None:
         verify_sha256(path, card)
