@@ -32,6 +32,18 @@ def test_the_people_of_the_examples_are_found(nanodet: NanoDet, examples: list[F
         assert found.scores.min() >= nanodet.score_threshold
 
 
+def test_bfloat16_finds_the_same_people(nanodet: NanoDet, examples: list[Frame]) -> None:
+    exact = NanoDet(bfloat16=False)
+    assert exact._runtime.precision == "f32"
+    if nanodet._runtime.precision == "f32":
+        pytest.skip("this CPU or runtime does not calculate in bfloat16")
+    for frame in examples:
+        expected, found = exact(frame), nanodet(frame)
+        assert len(found) == len(expected)
+        assert (iou(expected.xyxy, found.xyxy).max(axis=1) > 0.95).all()
+        np.testing.assert_allclose(found.scores, expected.scores, atol=0.03)
+
+
 def test_boxes_move_with_the_picture_size(nanodet: NanoDet, examples: list[Frame]) -> None:
     """Small pictures are enlarged, and boxes are px of the picture as it came."""
     frame = examples[1]

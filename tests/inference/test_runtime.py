@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,15 @@ def test_runtimes_give_the_poses_of_openvino(
         np.testing.assert_allclose(a.keypoints, b.keypoints, atol=TOLERANCE_PX)
         np.testing.assert_allclose(a.sigmas_px, b.sigmas_px, atol=TOLERANCE_PX)
         np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
+
+
+def test_several_threads_may_call(network: tuple[Runtime, ModelCard]) -> None:
+    batches = list(np.random.default_rng(0).integers(0, 256, (8, 2, HEIGHT, WIDTH, 3), np.uint8))
+    expected = [network[0](batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for found, alone in zip(pool.map(network[0], batches), expected, strict=True):
+            for a, b in zip(found, alone, strict=True):
+                np.testing.assert_array_equal(a, b)
 
 
 CHILD_ENDS = """

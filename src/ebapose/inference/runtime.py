@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -79,6 +80,7 @@ class OpenVINORuntime:
     """OpenVINO on the CPU: the default, and the fastest of the three (it fuses Mish into the convolutions).
 
     A file that says itself what it is to be calculated in (see `PRECISION_KEY`) is obeyed, whatever `precision` says.
+    Several threads may call it.
     """
 
     name = "openvino"
@@ -104,7 +106,7 @@ class OpenVINORuntime:
             )
         except RuntimeError as error:
             raise ModelFileError(f"{path}: OpenVINO cannot load it ({_last_line(error)})") from None
-        self._request = self._compiled.create_infer_request()
+        self._of_thread = threading.local()  # an infer request holds the inputs and outputs of one call
         self.input_shapes = _openvino_shapes(self._compiled.inputs)
         self.output_shapes = _openvino_shapes(self._compiled.outputs)
 
@@ -115,8 +117,11 @@ class OpenVINORuntime:
 
     def __call__(self, batch: NDArray[Any]) -> Outputs:
         """See `Runtime`."""
-        self._request.infer([np.ascontiguousarray(batch)], share_inputs=True)
-        outputs = (self._request.get_output_tensor(i).data for i in range(len(self._compiled.outputs)))
+        request = getattr(self._of_thread, "request", None)
+        if request is None:
+            request = self._of_thread.request = self._compiled.create_infer_request()
+        request.infer([np.ascontiguousarray(batch)], share_inputs=True)
+        outputs = (request.get_output_tensor(i).data for i in range(len(self._compiled.outputs)))
         return tuple(np.array(output, dtype=np.float32) for output in outputs)
 
 
@@ -333,8 +338,13 @@ def _last_line(error: Exception) -> str:
     return lines[-1][:200] if lines else type(error).__name__
 
 
-def open_plain(path: Path, threads: int | None = None) -> Runtime:
+def open_plain(path: Path, threads: int | None = None, *, bfloat16: bool = False) -> Runtime:
     """Open a model file that is not a pose model (a detector) in whatever runtime is installed.
+
+    Args:
+        path: .onnx.
+        threads: CPU threads, all available ones by default.
+        bfloat16: calculate in bfloat16 where the runtime and the CPU can.
 
     Raises:
         ModelFileError: it cannot be loaded. EbaposeError: no runtime is installed.
@@ -343,4 +353,5 @@ def open_plain(path: Path, threads: int | None = None) -> Runtime:
         return OnnxRuntime(path, threads)
     if importlib.util.find_spec("openvino") is None:
         raise EbaposeError('no runtime is installed: pip install openvino (or "ebapose[onnxruntime]")')
-    return OpenVINORuntime(path, threads)
+    precision = "bf16" if bfloat16 and OpenVINORuntime.has_bfloat16() else "f32"
+    return OpenVINORuntime(path, threads, precision)
