@@ -160,5 +160,8 @@ FINDINGS = (
         "SimCC's 36.8 M parameters are those of its 256x192 model (36,753,105). At 384x288 and k = 2 it has "
         "43,290,769, because its head grows with the input."
     ),
-    "Not yet earned: study not run. Nothing shows so far what the lite models lose in accuracy.",
+    (
+        "In the small-scale study (64x64, 48,000 samples from scratch, two seeds) lite18 loses no accuracy against "
+        "EBA-PRNetCC18. So short a training favours a small network; long training and lite34 were not compared."
+    ),
 )
