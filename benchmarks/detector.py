@@ -2,7 +2,7 @@
 
     python benchmarks/detector.py --annotations data/pose/annotations/val.json --images data/pose/images [--limit 200]
 
-A labelled person is found where a box hits_of the labelled one by half (IoU). Both calculate picture by picture in
+A labelled person is found where a box overlaps the labelled one by half (IoU). Both calculate picture by picture in
 turns; times are of the network alone, and the ratio is the median over the pictures. Pictures whose persons are not all
 labelled (most of them) say nothing about false alarms: the number of boxes is printed beside the recall.
 """
