@@ -24,6 +24,16 @@ def test_a_complete_file_takes_the_place(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("flush", [True, False])
+def test_waits_for_the_disk_when_asked(tmp_path, monkeypatch, flush):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    with atomic_write(tmp_path / "a.jpg", flush=flush) as temporary:
+        temporary.write_bytes(b"whole")
+    assert (tmp_path / "a.jpg").read_bytes() == b"whole"
+    assert len(flushed) == int(flush)
+
+
 def test_folders_are_made(tmp_path):
     write_text(tmp_path / "a" / "b.txt", "µ\n")
     assert (tmp_path / "a" / "b.txt").read_bytes() == "µ\n".encode()

@@ -14,12 +14,17 @@ _LONGEST_NAME = 255  # bytes, on nearly all file systems
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, *, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and takes the place of `path`.
 
     On any exception the temporary file is removed and an older `path` stays as it was. The temporary name keeps the
     suffix, because encoders choose the format by it. Permissions follow the umask. Raises OSError; where `path` is a
     folder, before anything is written.
+
+    Args:
+        path: the file.
+        flush: wait for the disk, so that the file is whole after a power cut too. That takes a fraction of a ms on an
+            SSD and 10 ms on a rotating disk: not for thousands of files that are quickly made again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,8 +36,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(stat.S_IMODE(mode))  # safetensors replaces the file by a private one
-        with temporary.open("r+b") as file:  # Windows flushes only files that are open for writing
-            os.fsync(file.fileno())
+        if flush:
+            with temporary.open("r+b") as file:  # Windows flushes only files that are open for writing
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

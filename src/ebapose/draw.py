@@ -35,7 +35,9 @@ TRACK_COLOURS: tuple[Colour, ...] = (  # Okabe and Ito's palette for colour-blin
 ELLIPSE_SIGMAS = 1.51
 
 _DARK: Colour = (16, 16, 16)
+_RIM_OPACITY = 0.65  # of the black rim, times that of what it surrounds
 _SHIFT = 4  # OpenCV draws at 1 / 2**_SHIFT px
+_FILLED = (cv2.FILLED, cv2.LINE_AA, _SHIFT)
 _FAR_PX = 16000  # OpenCV's fixed-point lines overflow far outside of the picture
 
 
@@ -136,38 +138,47 @@ def _draw_person(
         return
 
     layer = np.zeros((*region.shape[:2], 4), np.uint8)
-    fixed = np.rint(np.where(visible[:, None], points - low, 0) * 2**_SHIFT).astype(int).tolist()
+    inside = np.where(visible[:, None], points - low, 0)
+    fixed = np.rint(inside * 2**_SHIFT).astype(int).tolist()
     opacities = [_opacity(score) for score in poses.scores[person].tolist()]
     edges = [
-        (fixed[a], fixed[b], colour, min(opacities[a], opacities[b]))
+        (a, b, colour, min(opacities[a], opacities[b]))
         for (a, b), colour in zip(poses.skeleton.edges, edge_colours(poses.skeleton), strict=True)
         if visible[a] and visible[b]
     ]
-    for start, end, _, opacity in edges:
-        cv2.line(layer, start, end, _paint(_DARK, 0.6 * opacity), width + 2 * rim, cv2.LINE_AA, _SHIFT)
-    for start, end, colour, opacity in edges:
-        cv2.line(layer, start, end, _paint(colour, opacity), width, cv2.LINE_AA, _SHIFT)
+    ends = inside[[(a, b) for a, b, _, _ in edges]].reshape(-1, 2, 2)
+    for bar, (_, _, colour, opacity) in zip(_bars(ends, width), edges, strict=True):
+        cv2.fillConvexPoly(layer, bar, _paint(colour, opacity), cv2.LINE_AA, _SHIFT)
     radii = _radii(points, visible, radius)
-    for k in np.flatnonzero(visible):
+    for k in np.flatnonzero(visible).tolist():
         colour = _side_colour(poses.skeleton.sides[k])
-        for extra, paint in (
-            (rim, _paint(_DARK, 0.75 * opacities[k])),
-            (0.0, _paint(MIDDLE, opacities[k])),
-            (-rim, _paint(colour, opacities[k])),
-        ):
-            reach_k = round((radii[k] + extra) * 2**_SHIFT)
-            if reach_k > 0:
-                cv2.circle(layer, fixed[k], reach_k, paint, cv2.FILLED, cv2.LINE_AA, _SHIFT)
-    _blend(region, layer)
+        cv2.circle(layer, fixed[k], round(radii[k] * 2**_SHIFT), _paint(MIDDLE, opacities[k]), *_FILLED)
+        core = round((radii[k] - rim) * 2**_SHIFT)
+        if core > 0:
+            cv2.circle(layer, fixed[k], core, _paint(colour, opacities[k]), *_FILLED)
+    _blend(region, layer, rim)
 
     if show_uncertainty:
         layer[:] = 0
-        for k in np.flatnonzero(visible & (sigmas > 0).all(axis=1) & (sigmas < _FAR_PX).all(axis=1)):
+        for k in np.flatnonzero(visible & (sigmas > 0).all(axis=1) & (sigmas < _FAR_PX).all(axis=1)).tolist():
             axes = np.rint(sigmas[k] * 2**_SHIFT).astype(int).tolist()
             colour = _side_colour(poses.skeleton.sides[k])
             cv2.ellipse(layer, fixed[k], axes, 0, 0, 360, _paint(colour, 0.3), cv2.FILLED, cv2.LINE_AA, _SHIFT)
             cv2.ellipse(layer, fixed[k], axes, 0, 0, 360, _paint(MIDDLE, 0.9), 1, cv2.LINE_AA, _SHIFT)
         _blend(region, layer)
+
+
+def _bars(ends: NDArray[np.float32], width: int) -> NDArray[np.int32]:
+    """(E, 4, 2) corners of lines (E, 2, 2), as `cv2.line` draws them but for the round ends, which the dots cover.
+
+    OpenCV's polygons are wider than their corners by the anti-aliased rim, and its lines of odd widths by another px.
+    """
+    half = 0.0 if width == 1 else (width + width % 2) / 2
+    along = ends[:, 1] - ends[:, 0]
+    length = np.hypot(along[:, 0], along[:, 1])[:, None]
+    across = along[:, ::-1] * (-half, half) / np.maximum(length, 1e-6)
+    corners = np.stack([ends[:, 0] - across, ends[:, 0] + across, ends[:, 1] + across, ends[:, 1] - across], axis=1)
+    return np.rint(corners * 2**_SHIFT).astype(np.int32)
 
 
 def _radii(points: NDArray[np.float32], visible: NDArray[np.bool_], radius: float) -> list[float]:
@@ -179,19 +190,23 @@ def _radii(points: NDArray[np.float32], visible: NDArray[np.bool_], radius: floa
     return [min(max(0.6 * nearest, 0.6 * radius), radius) for nearest in distances.min(axis=1).tolist()]
 
 
-def _blend(region: UInt8Array, layer: UInt8Array) -> None:
-    """Put a premultiplied RGBA layer over a part of the picture, in place."""
-    remaining = cv2.cvtColor(cv2.bitwise_not(layer[:, :, 3]), cv2.COLOR_GRAY2RGB)
+def _blend(region: UInt8Array, layer: UInt8Array, rim: int = 0) -> None:
+    """Put a premultiplied RGBA layer over a part of the picture, in place, with a black rim of some px around it."""
+    alpha = cv2.extractChannel(layer, 3)
+    if rim:
+        grown = cv2.dilate(alpha, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * rim + 1, 2 * rim + 1)))
+        alpha = cv2.max(alpha, cv2.convertScaleAbs(grown, alpha=_RIM_OPACITY))
+    remaining = cv2.cvtColor(cv2.bitwise_not(alpha), cv2.COLOR_GRAY2RGB)
     cv2.multiply(region, remaining, dst=region, scale=1 / 255)
     cv2.add(region, cv2.cvtColor(layer, cv2.COLOR_RGBA2RGB), dst=region)
 
 
 def _draw_box(drawn: UInt8Array, poses: Poses, person: int, size: float) -> None:
     corners = np.clip(poses.boxes.xyxy[person], -_FAR_PX, _FAR_PX)
-    left, top, right, bottom = np.rint(corners * 2**_SHIFT).astype(int).tolist()
+    left, top, right, bottom = np.rint(corners).astype(int).tolist()
     width = max(1, round(size / 250))
     for thickness, colour in ((width + 2, _DARK), (width, _box_colour(poses, person))):
-        cv2.rectangle(drawn, (left, top), (right, bottom), colour, thickness, cv2.LINE_AA, _SHIFT)
+        cv2.rectangle(drawn, (left, top), (right, bottom), colour, thickness)
 
 
 def _label(poses: Poses, person: int, show_boxes: bool) -> str:

@@ -6,6 +6,7 @@ coordinates. Mirroring a crop of width W is x' = W - 1 - x. All matrices are 2x3
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import cv2
@@ -158,30 +159,50 @@ def _shrink(image: UInt8Array, matrix: Float64Array, size_hw: tuple[int, int]) -
     The averaged blocks lie symmetrically about the crop's centre, so that the crop of a mirrored picture is the
     mirrored crop. With an odd number of pixels per block they can, whether the centre is on a pixel or between two.
     """
-    factor = 2 * int(min(0.5 / max(float(crop_scale(matrix)), 1e-9), min(image.shape[:2]) / 16)) + 1
-    if factor == 1 and max(image.shape) < _WARP_LIMIT:
+    # Every person of every picture and of every training batch comes by here: numbers of Python, which are ten times
+    # faster than arrays of two.
+    (a, b, c), (d, e, f) = matrix.tolist()
+    determinant = a * e - b * d
+    image_hw = image.shape[:2]
+    factor = 2 * int(min(0.5 / max(math.sqrt(abs(determinant)), 1e-9), min(image_hw) / 16)) + 1
+    if factor == 1 and max(image_hw) < _WARP_LIMIT:
         return image, matrix
-    height, width = size_hw
-    corners = crop_to_image([[-1, -1], [width, -1], [-1, height], [width, height]], matrix)
-    # Counted from the picture's outer edge: pixel i reaches from i to i + 1. Rounded, so that a tie stays a tie.
-    center = np.round(corners.mean(axis=0) + 0.5, 6)
-    on_a_pixel = np.abs(center % 1 - 0.5) <= 0.25
-    grid = np.where(on_a_pixel, np.floor(center) - factor // 2, np.round(center))  # where one of the blocks begins
-    size_xy = np.array([image.shape[1], image.shape[0]])
-    low, high = np.maximum(corners.min(axis=0) - 2 * factor, 0), np.minimum(corners.max(axis=0) + 2 * factor, size_xy)
-    if (low >= high).any():
+    half_w, half_h = (size_hw[1] - 1) / 2, (size_hw[0] - 1) / 2
+    across, down = half_w - c, half_h - f
+    x, y = (e * across - b * down) / determinant, (a * down - d * across) / determinant  # the crop's centre
+    reach_x = (abs(e) * (half_w + 1) + abs(b) * (half_h + 1)) / abs(determinant)  # from there to its outermost corner
+    reach_y = (abs(d) * (half_w + 1) + abs(a) * (half_h + 1)) / abs(determinant)
+    left, right = _blocks(x, reach_x, factor, image_hw[1])
+    top, bottom = _blocks(y, reach_y, factor, image_hw[0])
+    if left >= right or top >= bottom:
         return image, matrix
-    start = (grid + np.floor((low - grid) / factor) * factor).astype(int)
-    stop = (grid + np.ceil((high - grid) / factor) * factor).astype(int)
-    (left, top), (right, bottom) = np.maximum(start, 0), np.minimum(stop, size_xy)
-    small = image[top:bottom, left:right]
+    small = image[max(top, 0) : bottom, max(left, 0) : right]
     if factor > 1:
-        before, after = np.maximum(-start, 0), np.maximum(stop - size_xy, 0)
-        if before.any() or after.any():  # blocks that reach beyond the picture: it is black there, as in the warp
-            padding = (before[1], after[1], before[0], after[0])
-            small = np.asarray(cv2.copyMakeBorder(small, *padding, cv2.BORDER_CONSTANT), np.uint8)
-        columns, rows = (stop - start) // factor
-        small = np.asarray(cv2.resize(small, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8)
-    # pixel i of the small picture is the mean of the pixels i*factor .. i*factor + factor - 1
-    small_to_image = np.array([[factor, 0, start[0] + factor // 2], [0, factor, start[1] + factor // 2]])
-    return small, compose(matrix, small_to_image)
+        # blocks that reach beyond the picture: it is black there, as in the warp
+        beyond = (max(-top, 0), max(bottom - image_hw[0], 0), max(-left, 0), max(right - image_hw[1], 0))
+        if any(beyond):
+            small = np.asarray(cv2.copyMakeBorder(small, *beyond, cv2.BORDER_CONSTANT), np.uint8)
+        blocks = (right - left) // factor, (bottom - top) // factor
+        small = np.asarray(cv2.resize(small, blocks, interpolation=cv2.INTER_AREA), np.uint8)
+    # A pixel of the small picture is the mean of a block, and lies in its middle.
+    x, y = left + factor // 2, top + factor // 2
+    return small, np.array([[a * factor, b * factor, a * x + b * y + c], [d * factor, e * factor, d * x + e * y + f]])
+
+
+def _blocks(center: float, reach: float, factor: int, size: int) -> tuple[int, int]:
+    """First pixel and end of the blocks along one axis that cover what is needed; they may begin before the picture.
+
+    Args:
+        center: the crop's centre in image px.
+        reach: from there to the crop's border, in image px.
+        factor: odd, pixels per block.
+        size: the picture's, in px.
+    """
+    low, high = max(center - reach - 2 * factor, 0), min(center + reach + 2 * factor, size)
+    if low >= high:
+        return 0, 0
+    # Counted from the picture's outer edge: pixel i reaches from i to i + 1. Rounded, so that a tie stays a tie.
+    edge = round(center + 0.5, 6)
+    on_a_pixel = abs(edge % 1 - 0.5) <= 0.25
+    grid = math.floor(edge) - factor // 2 if on_a_pixel else round(edge)  # where one of the blocks begins
+    return grid + math.floor((low - grid) / factor) * factor, grid + math.ceil((high - grid) / factor) * factor

@@ -176,7 +176,7 @@ class _Overlays:
             height, width = frame.hw
             raise InputError(f"{frame.name}: {width}x{height} px cannot be written as JPEG")
         try:
-            with atomic_write(target) as temporary:
+            with atomic_write(target, flush=False) as temporary:
                 temporary.write_bytes(data.data)
         except OSError as error:
             why = f"{target}: cannot be written ({error.strerror})"
