@@ -8,6 +8,7 @@ import pytest
 from ebapose.codecs import Decoded, apply_calibration
 from ebapose.errors import UsageError
 from ebapose.evaluation.calibration import (
+    Judged,
     calibrate,
     fit_calibration,
     judge,
@@ -127,6 +128,41 @@ def test_scores_that_mislead_get_slope_zero_not_a_negative_one():
     fit = fit_calibration(raw, right, np.ones(raw.shape, bool))
     assert fit.score_scale[0] == pytest.approx(0, abs=1e-6)
     assert fit.score_shift[0] == pytest.approx(logit(right.mean()), abs=0.05)
+
+
+def test_a_person_who_counts_three_times_is_like_three_persons():
+    rng = np.random.default_rng(7)
+    raw, sigmas = rng.uniform(0.05, 0.95, (600, 2)), rng.uniform(1, 5, (600, 2, 2))
+    right = rng.random(raw.shape) < sigmoid(2 * logit(raw) - 1)
+    errors = rng.normal(size=sigmas.shape) * sigmas * np.where(np.arange(600) < 200, 3, 1)[:, None, None]
+    counts = np.where(np.arange(600) < 200, 3, 1)
+    labelled = np.ones(raw.shape, bool)
+    weighted = fit_calibration(raw, right, labelled, errors, sigmas, weights=counts)
+    repeated = fit_calibration(
+        *(np.repeat(values, counts, axis=0) for values in (raw, right, labelled, errors, sigmas))
+    )
+    np.testing.assert_allclose(weighted.score_scale, repeated.score_scale, atol=1e-5)
+    np.testing.assert_allclose(weighted.score_shift, repeated.score_shift, atol=1e-5)
+    np.testing.assert_allclose(weighted.sigma_scale, repeated.sigma_scale, rtol=0.01)
+    plain = fit_calibration(raw, right, labelled, errors, sigmas)
+    assert (np.array(weighted.sigma_scale) > 1.1 * np.array(plain.sigma_scale)).all()
+
+
+def test_sets_of_different_size_count_alike():
+    def persons(number):
+        return Judged(
+            scores=np.full((number, 1), 0.5),
+            right=np.ones((number, 1), bool),
+            labelled=np.ones((number, 1), bool),
+            errors_px=np.zeros((number, 1, 2)),
+            sigmas_px=np.ones((number, 1, 2)),
+            weights=np.ones(number),
+        )
+
+    both = Judged.balanced([persons(90), persons(10)])
+    assert len(both) == 100
+    assert both.weights[:90].sum() == pytest.approx(50)
+    assert both.weights[90:].sum() == pytest.approx(50)
 
 
 def test_nothing_to_calibrate_on():

@@ -62,7 +62,7 @@ def calibrate_weights(
 
     Args:
         weights: The .safetensors file whose card is replaced.
-        annotations: COCO keypoint annotations of persons that the model was not trained on.
+        annotations: COCO keypoint annotations of persons that the model was not trained on; several files count alike.
         images: Folder of the pictures; found beside the annotations if it has a usual name.
     """
     from ebapose.evaluation.run import calibrate_weights as run_calibration

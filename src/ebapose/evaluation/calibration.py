@@ -155,6 +155,7 @@ class Judged:
         labelled: (N, K) bool: the keypoints that count.
         errors_px: (N, K, 2) predicted minus true.
         sigmas_px: (N, K, 2) as the model gave them, NaN where unknown.
+        weights: (N,) how much each person counts in a fit.
     """
 
     scores: FloatArray
@@ -162,6 +163,7 @@ class Judged:
     labelled: NDArray[np.bool_]
     errors_px: FloatArray
     sigmas_px: FloatArray
+    weights: FloatArray
 
     def __getitem__(self, rows: NDArray[Any] | slice) -> Judged:
         """Some of the persons."""
@@ -174,6 +176,12 @@ class Judged:
     def joined(parts: Sequence[Judged]) -> Judged:
         """All persons of several sets."""
         return Judged(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Judged)))
+
+    @staticmethod
+    def balanced(parts: Sequence[Judged]) -> Judged:
+        """All persons of several sets, weighted so that every set counts alike: each stands for a kind of pictures."""
+        share = sum(len(part) for part in parts) / len(parts)
+        return Judged.joined([replace(part, weights=np.full(len(part), share / max(1, len(part)))) for part in parts])
 
 
 def judge(truth: Annotations, raw: Results, box_mode: BoxMode) -> Judged:
@@ -188,6 +196,7 @@ def judge(truth: Annotations, raw: Results, box_mode: BoxMode) -> Judged:
         labelled=truth.labelled & truth.counted[:, None],
         errors_px=errors_px,
         sigmas_px=unknown if raw.sigmas_px is None else matches.predicted(raw.sigmas_px),
+        weights=np.ones(len(errors_px)),
     )
 
 
@@ -221,7 +230,7 @@ def calibrate(judged: Judged, measured_on: str = "") -> tuple[Calibration, Calib
 
     def fit(part: Judged) -> Calibration:
         return fit_calibration(
-            part.scores, part.right, part.labelled, part.errors_px, part.sigmas_px, measured_on=measured_on
+            part.scores, part.right, part.labelled, part.errors_px, part.sigmas_px, measured_on, part.weights
         )
 
     halves = [judged[0::2], judged[1::2]]
@@ -263,6 +272,7 @@ def fit_calibration(
     errors_px: ArrayLike | None = None,
     sigmas_px: ArrayLike | None = None,
     measured_on: str = "",
+    weights: ArrayLike | None = None,
     prior_samples: float = 50.0,
 ) -> Calibration:
     """Corrections per keypoint from validation data; `ebapose.codecs.apply_calibration` applies them.
@@ -280,6 +290,7 @@ def fit_calibration(
         errors_px: (N, K, 2) signed or absolute errors; with `sigmas_px` or not at all.
         sigmas_px: (N, K, 2) uncorrected standard deviations, NaN where unknown.
         measured_on: goes into the card: data set and number of persons.
+        weights: (N,) how many samples each person counts as; 1 by default.
         prior_samples: see above.
 
     Raises:
@@ -294,19 +305,19 @@ def fit_calibration(
     clipped = np.clip(np.where(mask, scores, 0.5), _PROBABILITY_EPS, 1 - _PROBABILITY_EPS)
     logits = np.log(clipped / (1 - clipped))
 
+    counts = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
+    count = np.broadcast_to(counts[:, None], scores.shape)
+
     # One sample's worth of "change nothing" keeps the pooled fit finite where right and wrong are perfectly separable.
-    pooled = _fit_logistic(logits[mask], events[mask], np.array([1.0, 0.0]), np.eye(2))
-    information = _information(logits[mask], pooled) / mask.sum()
+    pooled = _fit_logistic(logits[mask], events[mask], count[mask], np.array([1.0, 0.0]), np.eye(2))
+    information = prior_samples * _information(logits[mask], count[mask], pooled) / count[mask].sum()
     per_keypoint = np.array(
-        [
-            _fit_logistic(logits[mask[:, k], k], events[mask[:, k], k], pooled, prior_samples * information)
-            for k in range(scores.shape[1])
-        ]
+        [_fit_logistic(logits[m, k], events[m, k], count[m, k], pooled, information) for k, m in enumerate(mask.T)]
     )
     sigma_scale: tuple[float, ...] = ()
     if errors_px is not None and sigmas_px is not None:
         known = np.where(mask[..., None], np.asarray(sigmas_px, np.float64), np.nan)
-        sigma_scale = _sigma_scales(np.asarray(errors_px, np.float64), known, prior_samples)
+        sigma_scale = _sigma_scales(np.asarray(errors_px, np.float64), known, counts, prior_samples)
     return Calibration(
         score_scale=tuple(round(float(v), 6) for v in per_keypoint[:, 0]),
         score_shift=tuple(round(float(v), 6) for v in per_keypoint[:, 1]),
@@ -316,24 +327,27 @@ def fit_calibration(
 
 
 def _fit_logistic(
-    logits: FloatArray, events: NDArray[np.bool_], prior: FloatArray, precision: FloatArray
+    logits: FloatArray, events: NDArray[np.bool_], count: FloatArray, prior: FloatArray, precision: FloatArray
 ) -> FloatArray:
-    """Most probable (slope, shift) under a Gaussian prior: Newton's method with step halving; slope >= 0."""
+    """Most probable (slope, shift) under a Gaussian prior: Newton's method with step halving; slope >= 0.
+
+    Each logit and event was seen `count` times.
+    """
     precision = precision + 1e-9 * np.eye(2)
 
     def loss(parameters: FloatArray) -> float:
         z = parameters[0] * logits + parameters[1]
         delta = parameters - prior
-        return float((np.logaddexp(0, z) - events * z).sum() + delta @ precision @ delta / 2)
+        return float(count @ (np.logaddexp(0, z) - events * z) + delta @ precision @ delta / 2)
 
     theta = prior.copy()
     free = np.array([True, True])
     value = loss(theta)
     for _ in range(100):
         probability = _sigmoid(theta[0] * logits + theta[1])
-        residual = probability - events
+        residual = count * (probability - events)
         gradient = np.array([residual @ logits, residual.sum()]) + precision @ (theta - prior)
-        hessian = _information(logits, theta) + precision
+        hessian = _information(logits, count, theta) + precision
         free[0] = not (theta[0] <= 0 and gradient[0] > 0)
         step = np.zeros(2)
         step[free] = np.linalg.solve(hessian[np.ix_(free, free)], gradient[free])
@@ -350,9 +364,9 @@ def _fit_logistic(
     return theta
 
 
-def _information(logits: FloatArray, theta: FloatArray) -> FloatArray:
+def _information(logits: FloatArray, count: FloatArray, theta: FloatArray) -> FloatArray:
     probability = _sigmoid(theta[0] * logits + theta[1])
-    weight = probability * (1 - probability)
+    weight = count * probability * (1 - probability)
     cross = float(weight @ logits)
     return np.array([[float(weight @ logits**2), cross], [cross, float(weight.sum())]])
 
@@ -361,16 +375,30 @@ def _sigmoid(z: FloatArray) -> FloatArray:
     return np.asarray(0.5 * (1 + np.tanh(z / 2)))
 
 
-def _sigma_scales(errors_px: FloatArray, sigmas_px: FloatArray, prior_samples: float) -> tuple[float, ...]:
-    pooled = _standardised(errors_px, sigmas_px)
-    if pooled.size == 0:
+def _sigma_scales(
+    errors_px: FloatArray, sigmas_px: FloatArray, counts: FloatArray, prior_samples: float
+) -> tuple[float, ...]:
+    """(K,) factors for errors and sigmas (N, K, 2) of persons who count (N,) times; empty where no sigma is known."""
+    pooled, samples = _log_scale(errors_px, sigmas_px, counts)
+    if not samples:
         return ()
-    pooled_log = np.log(max(float(np.quantile(pooled, WITHIN_1_SIGMA)), _MIN_SIGMA_PX))
     scales = []
     for k in range(sigmas_px.shape[1]):
-        z = _standardised(errors_px[:, k], sigmas_px[:, k])
-        samples = z.size / 2
-        own = np.log(max(float(np.quantile(z, WITHIN_1_SIGMA)), _MIN_SIGMA_PX)) if z.size else 0.0
-        mixed = (samples * own + prior_samples * pooled_log) / (samples + prior_samples) if samples else pooled_log
-        scales.append(round(float(np.exp(mixed)), 6))
+        own, samples = _log_scale(errors_px[:, k], sigmas_px[:, k], counts)
+        scales.append(round(float(np.exp((samples * own + prior_samples * pooled) / (samples + prior_samples))), 6))
     return tuple(scales)
+
+
+def _log_scale(errors_px: FloatArray, sigmas_px: FloatArray, counts: FloatArray) -> tuple[float, float]:
+    """Logarithm of the factor that puts 68.27 % of the errors within one sigma, and the number of its keypoints."""
+    z = np.abs(errors_px) / np.maximum(sigmas_px, _MIN_SIGMA_PX)
+    known = np.isfinite(z)
+    count = np.broadcast_to(counts.reshape(-1, *[1] * (z.ndim - 1)), z.shape)[known]
+    if not count.sum():
+        return 0.0, 0.0
+    z = z[known]
+    order = np.argsort(z, kind="stable")
+    z, count = z[order], count[order]
+    below = np.cumsum(count) - count
+    quantile = np.interp(WITHIN_1_SIGMA, below / max(below[-1], 1e-9), z)  # np.quantile, where all count alike
+    return float(np.log(max(float(quantile), _MIN_SIGMA_PX))), float(count.sum()) / 2

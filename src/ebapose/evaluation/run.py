@@ -211,7 +211,8 @@ def calibrate_weights(
 
     Args:
         weights: a .safetensors file; it is replaced atomically.
-        annotations: one or more COCO keypoint files with persons that the model was not trained on.
+        annotations: one or more COCO keypoint files with persons that the model was not trained on; each file counts
+            alike, however many persons it has.
         images_dir: folder of the pictures; found beside the annotations by default.
         on_start, on_image: as for `evaluate_model`.
 
@@ -235,7 +236,7 @@ def calibrate_weights(
         results, _ = _predict(predictor, records, on_image)
         judged.append(judge(read_annotations(path, records.skeleton), results, "gt"))
         names.append(f"{Path(path).name}: {len(results)} persons")
-    calibration, gain = calibrate(Judged.joined(judged), ", ".join(names))
+    calibration, gain = calibrate(Judged.balanced(judged), ", ".join(names))
     card = card.model_copy(update={"calibration": calibration})
     save_weights(weights, state_dict, card, dtype="float16" if _is_half(Path(weights)) else "float32")
     return gain
