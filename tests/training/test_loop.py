@@ -129,6 +129,29 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(recipe, tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_a_run_that_goes_on_from_weights_does_not_show_the_same_crops_again(recipe, tmp_path, monkeypatch):
+    seeds = []
+
+    def plan(*arguments):
+        seeds.append(arguments[-1])
+        return Plan(*arguments)
+
+    monkeypatch.setattr(loop, "Plan", plan)
+
+    def run(name, weights=None, resume=False):
+        onward = {**recipe, "model": {**recipe["model"], "weights": weights and str(weights)}}
+        return train(config_of(onward, epochs=1, seed=5), tmp_path / name, resume).weights
+
+    first = run("first")
+    second = run("second", first)
+    run("second", first, resume=True)
+    run("the same as the second", first)
+    run("third", second)
+    assert seeds[0] == 5
+    assert seeds[1] == seeds[2] == seeds[3]
+    assert len({seeds[0], seeds[1], seeds[4]}) == 3
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(recipe, tmp_path):
     first = train(config_of(recipe, epochs=1), tmp_path)
     with pytest.raises(UsageError, match="already holds a run"):

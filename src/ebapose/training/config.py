@@ -188,7 +188,8 @@ class RunConfig(Config):
             means the same on any number of devices.
         accumulation: each step's samples go through the network in so many parts.
         workers: loader processes per training process; 0 loads in the training process.
-        seed: of everything.
+        seed: of everything. A run from weights mixes them into the seed of order and augmentation, so that it does not
+            show again what they were trained on.
         precision: "fp32", "bf16" or "fp16" (GPU only).
         compile: "none", "whole" (torch.compile) or "regional" (each residual block on its own: compiles faster).
         channels_last: memory layout of the feature maps.

@@ -11,6 +11,7 @@ import json
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -132,6 +133,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
     torch.manual_seed(run.seed)
     model, card, notes = build_model(config, skeleton)
     spec, codec = card.input, build_codec(card.codec, card.input, skeleton)
+    seed = run.seed if config.model.weights is None else _seed_after(run.seed, model)
     model.to(device)
     if run.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -143,8 +145,8 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
 
     # How long.
     repeats = [s.repeat for s in config.data.train]
-    samples = TrainSamples(sources, repeats, spec, config.augment, run.seed, config.data.max_broken)
-    plan = Plan(len(samples), run.batch_size, run.accumulation, accelerator.process_index, world, run.seed)
+    samples = TrainSamples(sources, repeats, spec, config.augment, seed, config.data.max_broken)
+    plan = Plan(len(samples), run.batch_size, run.accumulation, accelerator.process_index, world, seed)
     if run.samples is not None:
         num_steps = max(1, run.samples // run.batch_size)
     else:
@@ -326,6 +328,18 @@ def _is_there(path: Path) -> bool:
             f"{found.index(True)} sees: the run's folder must be on storage that all machines read"
         )
     return found[0]
+
+
+def _seed_after(seed: int, model: nn.Module) -> int:
+    """The seed of order and augmentation for a run that starts from weights: another one for other weights.
+
+    A chain of runs under one seed would show the same crops again in each of its links, turned, coloured and covered
+    alike, and learn them by heart.
+    """
+    fingerprint = 0
+    for value in model.state_dict().values():
+        fingerprint = zlib.crc32(value.numpy(force=True).tobytes(), fingerprint)
+    return int(np.random.SeedSequence([seed, fingerprint]).generate_state(1)[0])
 
 
 def _seed(seed: int, step: int, rank: int) -> None:
