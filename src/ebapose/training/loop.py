@@ -11,7 +11,6 @@ import json
 import signal
 import threading
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ from ebapose.training.loader import (
 from ebapose.training.loss import compute_loss
 from ebapose.training.monitor import Monitor
 from ebapose.training.optim import Ema, build_optimizers, check_schedule, freeze, lr_factor, set_lr, training_mode
-from ebapose.training.start import build_model, compile_model
+from ebapose.training.start import build_model, compile_model, seed_after
 from ebapose.training.trouble import not_finite, note_broken, writing
 from ebapose.training.validation import as_metrics, check_metric, draw_panel, measure, normalize, predict
 
@@ -133,7 +132,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
     torch.manual_seed(run.seed)
     model, card, notes = build_model(config, skeleton)
     spec, codec = card.input, build_codec(card.codec, card.input, skeleton)
-    seed = run.seed if config.model.weights is None else _seed_after(run.seed, model)
+    seed = run.seed if config.model.weights is None else seed_after(run.seed, model)
     model.to(device)
     if run.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -328,18 +327,6 @@ def _is_there(path: Path) -> bool:
             f"{found.index(True)} sees: the run's folder must be on storage that all machines read"
         )
     return found[0]
-
-
-def _seed_after(seed: int, model: nn.Module) -> int:
-    """The seed of order and augmentation for a run that starts from weights: another one for other weights.
-
-    A chain of runs under one seed would show the same crops again in each of its links, turned, coloured and covered
-    alike, and learn them by heart.
-    """
-    fingerprint = 0
-    for value in model.state_dict().values():
-        fingerprint = zlib.crc32(value.numpy(force=True).tobytes(), fingerprint)
-    return int(np.random.SeedSequence([seed, fingerprint]).generate_state(1)[0])
 
 
 def _seed(seed: int, step: int, rank: int) -> None:
