@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
 
 
-def shrunk(path: Path, people: Path, steps: int = 2) -> list[str]:
+def shrunk(path: Path, people: Path, teacher_file: Path, steps: int = 2) -> list[str]:
     """Overrides that leave a recipe's keys as they are but make it small: few channels, a 64 px input, few persons.
 
     Networks that start from weights keep their channels.
@@ -41,6 +41,8 @@ def shrunk(path: Path, people: Path, steps: int = 2) -> list[str]:
         "optim.warmup_steps": min(1, config.optim.warmup_steps),
         "optim.milestones": [1 / 6] if config.optim.milestones else [],  # after the first of 6 steps per epoch
     }
+    if config.teacher is not None:
+        changes["teacher"] = {"model": str(teacher_file), "features": "cells", "maps": "spots"}
     return [f"--{key}={value}" for key, value in changes.items()]
 
 
@@ -49,13 +51,13 @@ def test_there_are_recipes() -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_trains(path: Path, people: Path, tmp_path: Path) -> None:
+def test_every_recipe_trains(path: Path, people: Path, teacher_file: Path, tmp_path: Path) -> None:
     config = load_train_config(path)
     with torch.device("meta"):
         assert create_model(config.model.name, 17, **config.model.options).codec_spec
     assert path.read_text().startswith("# ")
     assert path.name in path.read_text() or "python benchmarks/" in path.read_text()  # the command
-    result = train(load_train_config(path, shrunk(path, people)), tmp_path)
+    result = train(load_train_config(path, shrunk(path, people, teacher_file)), tmp_path)
     assert (result.finished, result.steps) == ("complete", 2)
     assert all(np.isfinite(value) for value in result.validation.values())
 

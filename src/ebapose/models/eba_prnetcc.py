@@ -73,15 +73,20 @@ class EbaPrnetcc(PoseResNet):
 
         self.mlp_head_x = axis_head(bins_x)
         self.mlp_head_y = axis_head(bins_y)
+        self.hint: nn.Module | None = None  # while it learns from a teacher (`ebapose.training.teacher`)
 
     def forward(self, x: Tensor, return_maps: bool = False) -> tuple[Tensor, ...]:
         """Image (B, 3, H, W) to logits_x (B, K, int(W k)), logits_y (B, K, int(H k)).
 
-        With `return_maps` the keypoint maps (B, K, H / 4, W / 4) in front of the head follow, for an auxiliary loss.
+        With `return_maps` the keypoint maps (B, K, H / 4, W / 4) in front of the head follow, for an auxiliary loss,
+        and behind them what the hint makes of the features, if there is one.
         """
-        maps = self.maps(x)
+        features = self.features(x)
+        maps = self.final_layer(features)
         logits = classify(maps, self.mlp_head_x, self.mlp_head_y)
-        return (*logits, maps) if return_maps else logits
+        if not return_maps:
+            return logits
+        return (*logits, maps) if self.hint is None else (*logits, maps, self.hint(features))
 
 
 @register

@@ -187,7 +187,12 @@ class PoseResNet(ResNet, PoseModel):
         """Height and width of the keypoint maps: a quarter of the crop's."""
         return self.input_hw[0] // 4, self.input_hw[1] // 4
 
+    def features(self, x: Tensor) -> Tensor:
+        """Image (B, 3, H, W) to what the keypoint maps are made from (B, deconv_channels, H / 4, W / 4)."""
+        features: Tensor = self.deconv_layers(self.stages(x)[-1])
+        return features
+
     def maps(self, x: Tensor) -> Tensor:
         """Image (B, 3, H, W) to one map per keypoint (B, K, H / 4, W / 4)."""
-        maps: Tensor = self.final_layer(self.deconv_layers(self.stages(x)[-1]))
+        maps: Tensor = self.final_layer(self.features(x))
         return maps

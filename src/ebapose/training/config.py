@@ -129,6 +129,25 @@ class LossConfig(Config):
         return self
 
 
+class TeacherConfig(Config):
+    """A trained network that is asked what it sees at every position of a crop; see `training.teacher`.
+
+    Attributes:
+        model: its ONNX file, relative to `data.root`. It takes RGB 0..255 as (N, H, W, 3), of any size once only
+            convolutions are left of it, and has a stride of 4, as the keypoint maps have.
+        features, maps: two of its tensors by name, (N, C, H / 4, W / 4) each: features, and logits of keypoint maps.
+        enlarge: it is shown the crop this much larger.
+        feature_weight, map_weight: of what is learned from the two.
+    """
+
+    model: Path
+    features: str
+    maps: str
+    enlarge: float = Field(default=1.0, gt=0, le=8)
+    feature_weight: float = Field(default=1.0, ge=0)
+    map_weight: float = Field(default=0.2, ge=0)
+
+
 _BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -239,6 +258,7 @@ class TrainConfig(Config):
 
     Attributes:
         name: id of the weights that come out.
+        teacher: to learn from besides the labels, or nothing.
         license, source: for the card of the weights.
     """
 
@@ -247,6 +267,7 @@ class TrainConfig(Config):
     model: ModelConfig
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
+    teacher: TeacherConfig | None = None
     optim: OptimConfig
     run: RunConfig
     license: str = ""
@@ -258,6 +279,14 @@ class TrainConfig(Config):
         if any(c in name for c in "/\\\0"):
             raise ValueError("must not contain path separators")
         return name
+
+    @model_serializer(mode="wrap")
+    def _without_teacher(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a teacher that is not given: checkpoints made before there was the key can be resumed."""
+        data: dict[str, Any] = dump(self)
+        if self.teacher is None:
+            data.pop("teacher", None)
+        return data
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:

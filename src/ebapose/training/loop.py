@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +48,9 @@ from ebapose.training.loader import (
 from ebapose.training.loss import compute_loss
 from ebapose.training.monitor import Monitor
 from ebapose.training.optim import Ema, build_optimizers, check_schedule, freeze, lr_factor, set_lr, training_mode
-from ebapose.training.start import build_model, compile_model, seed_after
-from ebapose.training.trouble import not_finite, note_broken, writing
+from ebapose.training.start import build_model, build_teacher, compile_model, seed_after
+from ebapose.training.teacher import HINT, Teacher
+from ebapose.training.trouble import not_finite, note_broken, stop_signals, writing
 from ebapose.training.validation import as_metrics, check_metric, draw_panel, measure, normalize, predict
 
 WEIGHTS_NAME = "weights.safetensors"
@@ -133,6 +132,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
     model, card, notes = build_model(config, skeleton)
     spec, codec = card.input, build_codec(card.codec, card.input, skeleton)
     seed = run.seed if config.model.weights is None else seed_after(run.seed, model)
+    teacher = build_teacher(config, model)
     model.to(device)
     if run.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -190,7 +190,8 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
             measured = {**card.about, **_about(config, plan, progress)}
             finished_card = card.model_copy(update={"about": measured})
             with writing(out):
-                save_weights(weights_path, evaluated.state_dict(), finished_card, dtype="float16")
+                own = {name: value for name, value in evaluated.state_dict().items() if not name.startswith(HINT)}
+                save_weights(weights_path, own, finished_card, dtype="float16")
 
     def validate() -> dict[str, float]:
         assert val_records is not None
@@ -211,7 +212,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
     started = last_checkpoint = interval_started = time.monotonic()
     elapsed_before, interval_samples, loss_sum = progress.elapsed_s, 0, 0.0
     training_mode(model, config.model.frozen, config.model.freeze_batch_norm)
-    with monitor, _stop_signals() as stop:
+    with monitor, stop_signals() as stop:
         for step in range(progress.step, end):
             lr = config.optim.lr * lr_factor(step, num_steps, plan.steps_per_epoch, config.optim)
             set_lr(optimizers, lr)
@@ -228,7 +229,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
                     raise InputError(f"no picture to learn from can be used, the first: {batch.broken[0]}")
                 last = part == plan.parts - 1
                 with contextlib.nullcontext() if last else accelerator.no_sync(network):
-                    loss, details = _loss(network, batch, card, config, accelerator)
+                    loss, details = _loss(network, batch, card, config, teacher, accelerator)
                     accelerator.backward(loss / plan.parts)
                 total += loss.detach() / plan.parts
                 suspect = suspect if torch.isfinite(loss) else batch
@@ -335,16 +336,27 @@ def _seed(seed: int, step: int, rank: int) -> None:
 
 
 def _loss(
-    network: nn.Module, batch: Batch, card: ModelCard, config: TrainConfig, accelerator: Accelerator
+    network: nn.Module,
+    batch: Batch,
+    card: ModelCard,
+    config: TrainConfig,
+    teacher: Teacher | None,
+    accelerator: Accelerator,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of one part of a step, a float32 scalar, and its terms."""
     device = accelerator.device
     images = normalize(batch.images.to(device, non_blocking=True), card.input)
     targets = tuple(t.to(device, non_blocking=True) for t in batch.targets)
     with accelerator.autocast():
-        wants_maps = card.codec.type == "simcc" and config.loss.map_weight > 0
+        wants_maps = card.codec.type == "simcc" and (config.loss.map_weight > 0 or teacher is not None)
         outputs = network(images, return_maps=True) if wants_maps else network(images)
-    return compute_loss(outputs, targets, batch.weights.to(device, non_blocking=True), card.codec.type, config.loss)
+    weights = batch.weights.to(device, non_blocking=True)
+    loss, details = compute_loss(outputs, targets, weights, card.codec.type, config.loss)
+    if teacher is not None:
+        taught = teacher.losses(outputs[3], teacher.look(batch.images))
+        loss = loss + torch.stack(list(taught.values())).sum()
+        details |= {name: value.detach() for name, value in taught.items()}
+    return loss, details
 
 
 def _agree(loss: Tensor, stop: bool, accelerator: Accelerator) -> tuple[float, bool]:
@@ -383,25 +395,3 @@ def _about(config: TrainConfig, plan: Plan, progress: Progress) -> dict[str, Any
             **{name: round(value, 5) for name, value in progress.validation.items()},
         },
     }
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM; the first one lets the step end and a checkpoint be written, a second one kills."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def note(number: int, _: Any) -> None:
-        received.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -20,6 +20,7 @@ from ebapose.models.weights import copy_weights, load_weights, resize_state_dict
 from ebapose.skeleton import Skeleton
 from ebapose.training.config import TrainConfig
 from ebapose.training.loader import refuse_other_skeleton
+from ebapose.training.teacher import Teacher
 
 
 def build_model(config: TrainConfig, skeleton: Skeleton) -> tuple[PoseModel, ModelCard, list[str]]:
@@ -66,6 +67,19 @@ def build_model(config: TrainConfig, skeleton: Skeleton) -> tuple[PoseModel, Mod
     # Preprocessing is part of what was learned.
     kept = {key: getattr(before.input, key) for key in ("mean", "std", "padding", "crop_center")}
     return model, _with_input(card, kept | padding), notes
+
+
+def build_teacher(config: TrainConfig, model: PoseModel) -> Teacher | None:
+    """The teacher that a recipe names, if any; the network is given the hint that learns from it.
+
+    Raises:
+        UsageError, ModelFileError: the file is no teacher, or the network has no place for a hint.
+    """
+    if config.teacher is None:
+        return None
+    teacher = Teacher(config.teacher, config.data.root / config.teacher.model, model.input_hw)
+    teacher.give_hints_to(model)
+    return teacher
 
 
 def _with_input(card: ModelCard, changes: dict[str, Any]) -> ModelCard:

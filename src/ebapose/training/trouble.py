@@ -1,8 +1,10 @@
-"""What a run says and keeps when something goes wrong: one line for a person, and the batch to look at."""
+"""What a run says and keeps when something goes wrong: one line for a person, the batch to look at, an end in order."""
 
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,3 +67,25 @@ def _save_batch(out: Path, batch: Batch, step: int, rank: int) -> Path:
             **arrays,
         )
     return path
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM; the first one lets the step end and a checkpoint be written, a second one kills."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(number: int, _: Any) -> None:
+        received.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
