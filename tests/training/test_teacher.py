@@ -109,7 +109,8 @@ def test_interrupted_it_resumes_to_the_same_bits(recipe: dict[str, Any], teacher
     ("changes", "message"),
     [
         ({"features": "toes"}, "has no tensor 'toes'"),
-        ({"features": "coarse"}, "a quarter of their height and width is needed"),
+        ({"features": "coarse"}, r"'coarse' .* is \[.*,2,8,8\] .* a quarter of their height and width is needed"),
+        ({"maps": "coarse"}, r"'coarse' .* is \[.*,2,8,8\] .* a quarter of their height and width is needed"),
         ({"maps": "where"}, "cannot be a teacher|a quarter of their height"),
     ],
 )

@@ -47,14 +47,14 @@ class Teacher:
         self.input_hw = (height, width)
         self._network = _read(path, [config.features, config.maps], self.input_hw)
         self._compiled: Any = None
-        shapes = [tuple(output.partial_shape) for output in self._network.outputs]
+        shapes = [output.partial_shape for output in self._network.outputs]
         for name, shape in zip((config.features, config.maps), shapes, strict=True):
-            if len(shape) != 4 or [str(n) for n in shape[2:]] != [str(height // _STRIDE), str(width // _STRIDE)]:
+            if [str(n) for n in shape][2:] != [str(height // _STRIDE), str(width // _STRIDE)]:
                 raise UsageError(
-                    f"teacher: {name!r} of {path} is {self._network.outputs[0].partial_shape} for pictures of "
-                    f"{height}x{width}: a quarter of their height and width is needed, channels first"
+                    f"teacher: {name!r} of {path} is {shape} for pictures of {height}x{width}: a quarter of their "
+                    "height and width is needed, channels first"
                 )
-        self.channels = tuple(int(shape[1].get_length()) for shape in shapes)
+        self.channels = tuple(shape[1].get_length() for shape in shapes)
 
     def give_hints_to(self, model: PoseModel) -> None:
         """Add the hint to a network. Raises UsageError for one that has no place for it."""
