@@ -18,7 +18,7 @@ import torch
 from ebapose.models.registry import create_model
 from ebapose.training.config import LossConfig
 from ebapose.training.loss import compute_loss
-from ebapose.training.start import compile_model
+from ebapose.training.start import compile_model, keep_freed_memory
 
 
 def has_fast_bfloat16(device: str) -> bool:
@@ -75,8 +75,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
+    parser.add_argument(
+        "--give-memory-back", action="store_true", help="not as `ebapose train`, which keeps what it frees"
+    )
     parser.add_argument("--variants", nargs="*", help="default: all that the device runs fast")
     args = parser.parse_args()
+    if not args.give_memory_back:
+        keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     names = args.variants or ["eager", "eager channels_last", "compiled", "compiled channels_last", "compiled regional"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,27 @@ def test_the_crop_stays_that_of_the_weights_unless_the_recipe_says_otherwise(
     assert found.input == spec.model_copy(update={"padding": padding})
     _, scratch, _ = build_model(TrainConfig.model_validate(recipe | {"model": start | {"weights": None}}), COCO17)
     assert scratch.input == card.input.model_copy(update={"padding": given or 1.25})
+
+
+_FAULTS = """
+import resource, sys, torch
+from ebapose.training.start import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+faults = []
+for _ in range(9):
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    torch.empty(1 << 24).fill_(1)  # 64 MB
+print(faults[8] - faults[7])  # the first few find their places
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library of Linux")
+def test_memory_that_is_freed_can_be_kept_so_that_its_pages_need_not_be_cleared_again() -> None:
+    def faults(what: str) -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", _FAULTS, what], capture_output=True, text=True, timeout=120, check=True
+        )
+        return int(done.stdout)
+
+    assert faults("give back") > 1000 > 10 > faults("keep")
