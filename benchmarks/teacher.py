@@ -5,9 +5,9 @@
 First the norm of each loss term's gradient on each part of the network, for one augmented batch: a term whose gradient
 is far below the others' on the backbone teaches it little, whatever its value says. Then, on the first persons of the
 training and the validation file, upright and unchanged, averaged weights: the error of the teacher's features (1:
-whoever always says the average) and PCK@0.2, one pass, of the head, of the highest cells of the maps learned from labels
-and from the teacher, and of the teacher's own maps. Where the labels of the two files are not alike, the teacher's own
-maps show it: what the head loses beyond that on the validation persons is what it knows by heart.
+whoever always says the average) and PCK@0.2, one pass, of the head, of the highest cells of the maps learned from
+labels and from the teacher, and of the teacher's own maps. Where the labels of the two files are not alike, the
+teacher's own maps show it: what the head loses beyond that on the validation persons is what it knows by heart.
 """
 
 from __future__ import annotations
