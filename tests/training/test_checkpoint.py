@@ -38,8 +38,10 @@ def test_everything_comes_back(tmp_path):
     path = tmp_path / "c.safetensors"
     model, optimizer = save(path)
     other, other_optimizer = trained(1)
-    progress, scaler = load_checkpoint(path, other, None, [other_optimizer], RECIPE | {"run": {"workers": 5}})
+    recipe = RECIPE | {"run": {"workers": 5, "samples": 100}}
+    progress, scaler, notes = load_checkpoint(path, other, None, [other_optimizer], recipe)
     assert (progress, scaler) == (Progress(step=7, broken=["a.jpg"]), None)
+    assert notes == ["run.samples: 100 instead of None"]
     for name, value in model.state_dict().items():
         assert torch.equal(value, other.state_dict()[name])
     for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):

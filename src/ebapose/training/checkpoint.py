@@ -35,6 +35,7 @@ _FREE_KEYS = {
     "license",
     "source",
 }
+_LENGTH_KEYS = {"run.samples", "run.epochs"}  # a run may be planned anew on the way
 
 
 @dataclass
@@ -101,8 +102,11 @@ def load_checkpoint(
     ema: nn.Module | None,
     optimizers: Sequence[torch.optim.Optimizer],
     config: dict[str, Any],
-) -> tuple[Progress, dict[str, Any] | None]:
-    """Put a checkpoint's state into model, EMA and optimisers; return progress and the gradient scaler's state.
+) -> tuple[Progress, dict[str, Any] | None, list[str]]:
+    """Put a checkpoint's state into model, EMA and optimisers.
+
+    Returns:
+        progress, the gradient scaler's state, and a note for each key of the run's length that is another one now.
 
     Raises:
         ModelFileError: the file is missing or damaged.
@@ -116,7 +120,7 @@ def load_checkpoint(
         raise ModelFileError(f"{path}: no checkpoint there") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ModelFileError(f"{path}: not a complete checkpoint ({error})") from None
-    _refuse_other_recipe(state["config"], config, path)
+    notes = _refuse_other_recipe(state["config"], config, path)
     try:
         model.load_state_dict(_part(tensors, "model."))
         if ema is not None:
@@ -129,7 +133,7 @@ def load_checkpoint(
             if value.shape == parameter.shape:  # in the parameter's memory layout and place
                 value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
             by_id[id(parameter)].state[parameter][key] = value
-        return Progress(**state["progress"]), state["scaler"]
+        return Progress(**state["progress"]), state["scaler"], notes
     except (KeyError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(f"{path}: the checkpoint does not fit the model ({reason:.300})") from None
@@ -164,14 +168,20 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _refuse_other_recipe(made_with: dict[str, Any], config: dict[str, Any], path: Path) -> None:
+def _refuse_other_recipe(made_with: dict[str, Any], config: dict[str, Any], path: Path) -> list[str]:
     before, now = _flatten(made_with), _flatten(config)
+    notes = []
     for key in sorted(before.keys() | now.keys()):
-        if key not in _FREE_KEYS and before.get(key) != now.get(key):
+        if key in _FREE_KEYS or before.get(key) == now.get(key):
+            continue
+        if key in _LENGTH_KEYS:
+            notes.append(f"{key}: {now.get(key)} instead of {before.get(key)}")
+        else:
             raise UsageError(
                 f"{key}: {now.get(key)!r}, but {path} was made with {before.get(key)!r}; "
                 "to change it, start a new run from the weights (model.weights)"
             )
+    return notes
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -100,7 +100,8 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
         config: the recipe, or the same as plain data.
         out: the run's folder.
         resume: go on from the folder's checkpoint, in the middle of an epoch if need be. On a CPU the result is to
-            the bit that of an uninterrupted run. Without a checkpoint the run starts from the beginning.
+            the bit that of an uninterrupted run. Without a checkpoint the run starts from the beginning. A run's length
+            (`run.samples`, `run.epochs`) may be another one than before: the learning rate goes on by the new plan.
 
     Started by torchrun or `accelerate launch`, the processes share each step's samples.
 
@@ -158,9 +159,12 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
     progress, recipe = Progress(persons=[len(records) for records in data]), config.model_dump(mode="json")
     scaler_state = None
     if begun:
-        persons = progress.persons
-        progress, scaler_state = load_checkpoint(checkpoint_path, model, ema.model if ema else None, optimizers, recipe)
+        persons, averaged = progress.persons, ema.model if ema else None
+        progress, scaler_state, changes = load_checkpoint(checkpoint_path, model, averaged, optimizers, recipe)
+        notes = [f"resumed after step {progress.step} of {num_steps}", *changes]
         refuse_other_data(progress.persons, data, checkpoint_path)
+        if progress.step > num_steps:
+            raise UsageError(f"{checkpoint_path}: {progress.step} steps are done already, the recipe plans {num_steps}")
         progress.persons = persons
     stopped_early = run.patience is not None and progress.bad_validations >= run.patience
     end = progress.step if stopped_early else num_steps
@@ -207,7 +211,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
             monitor.pictures(progress.step, draw_panel(evaluated, val_samples, codec, spec, device))
         return shared[0]
 
-    for note in notes if not begun else [f"resumed after step {progress.step} of {num_steps}"]:
+    for note in notes:
         monitor.note(note)
     started = last_checkpoint = interval_started = time.monotonic()
     elapsed_before, interval_samples, loss_sum = progress.elapsed_s, 0, 0.0
