@@ -36,6 +36,7 @@ from ebapose.inference.runtime import available_cores, choose_runtime
 from ebapose.models.complexity import measure_name
 from ebapose.training import TrainConfig, load_train_config, train
 from ebapose.training.checkpoint import CHECKPOINT_NAME
+from ebapose.training.start import keep_freed_memory
 
 RECIPE = Path(__file__).parents[1] / "recipes/study/study_64x64.yaml"
 RESULT_NAME = "result.json"
@@ -261,6 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, help="folder of their pictures, if it is not found beside them")
     parser.add_argument("--repeats", type=int, default=20, help="timed rounds of the latencies; 0: do not measure them")
     known, overrides = parser.parse_known_args(arguments)  # --run.samples 50000 and so on go to the recipe
+    keep_freed_memory()
     try:
         return run_study(known, overrides)
     except EbaposeError as error:
