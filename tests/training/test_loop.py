@@ -152,13 +152,20 @@ def test_a_run_that_goes_on_from_weights_does_not_show_the_same_crops_again(reci
     assert len({seeds[0], seeds[1], seeds[4]}) == 3
 
 
-def test_a_run_may_be_planned_anew_on_the_way(recipe, tmp_path, capfd):
+def test_a_run_may_be_planned_anew_on_the_way(recipe, tmp_path, capfd, monkeypatch):
     first = train(config_of(recipe, epochs=1), tmp_path)
     with pytest.raises(UsageError, match="3 steps are done already, the recipe plans 1"):
         train(config_of(recipe, epochs=0.4), tmp_path, resume=True)
     assert load_file(first.weights).keys()  # nothing was touched
     capfd.readouterr()
+
+    def gone(*_):  # what the shorter run came to must not stand there while the longer one is under way
+        assert not (tmp_path / "result.json").exists()
+        return 1.0
+
+    monkeypatch.setattr(loop, "lr_factor", gone)
     longer = train(config_of(recipe, epochs=2), tmp_path, resume=True)
+    assert json.loads((tmp_path / "result.json").read_text())["steps"] == 6
     assert (longer.finished, longer.steps) == ("complete", 6)
     assert [int(r["step"]) for r in rows_of(tmp_path)] == list(range(1, 7))
     assert "run.epochs: 2.0 instead of 1.0" in capfd.readouterr().err

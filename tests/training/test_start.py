@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ print(faults[8] - faults[7])  # the first few find their places
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the C library of Linux")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc can be told so")
 def test_memory_that_is_freed_can_be_kept_so_that_its_pages_need_not_be_cleared_again() -> None:
     def faults(what: str) -> int:
         done = subprocess.run(
@@ -53,4 +54,4 @@ def test_memory_that_is_freed_can_be_kept_so_that_its_pages_need_not_be_cleared_
         )
         return int(done.stdout)
 
-    assert faults("give back") > 1000 > 10 > faults("keep")
+    assert faults("give back") > 20 > faults("keep")  # 32 where the system gives huge pages unasked, else 16,384

@@ -174,6 +174,8 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
         with writing(out):
             remove_leftovers(*(out / name for name in (*_FILES, card_path(weights_path).name)))
             write_text(out / "recipe.yaml", dump_yaml(config))
+            if progress.step < end:  # of a run that was shorter then
+                (out / "result.json").unlink(missing_ok=True)
 
     compile_model(model, run.compile)
     network, *steppers = accelerator.prepare(model, *optimizers)
