@@ -85,6 +85,7 @@ def changed(**changes) -> str:
         (changed(input__padding=0), "input.padding: Input should be greater than 0"),
         (changed(input__crop_center="left"), "input.crop_center"),
         (changed(codec__type="rle"), "codec.type"),
+        (changed(codec__type="heatmap", codec__position="expected"), "this one is heatmap"),
         (changed(codec__sigma=[0, 1]), "codec.sigma.0: Input should be greater than 0"),
         (changed(codec__split_ratio=float("nan")), "codec.split_ratio"),
         (changed(skeleton="coco18"), "unknown skeleton 'coco18'; built in: coco17"),

@@ -55,6 +55,9 @@ class CodecSpec(Config):
         targets: what SimCC was trained with; decides whether mirrored outputs are averaged as logits ("gaussian") or
             as probabilities ("one_hot").
         stride: crop px per map px (heatmaps).
+        position: how SimCC reads a keypoint from its distributions. "peak": the largest bin, as published. "expected":
+            the place that is nearest to the truth on average, see `ebapose.codecs.simcc.expected_closeness`; better
+            where a network is often unsure. `ebapose weights calibrate --position` chooses.
     """
 
     type: Literal["simcc", "heatmap", "coordinate"] = "simcc"
@@ -62,6 +65,13 @@ class CodecSpec(Config):
     sigma: tuple[PositiveFloat, PositiveFloat] = (6.0, 6.0)
     targets: Literal["gaussian", "one_hot"] = "gaussian"
     stride: int = Field(default=4, gt=0)
+    position: Literal["peak", "expected"] = "peak"
+
+    @model_validator(mode="after")
+    def _simcc_only(self) -> CodecSpec:
+        if self.position == "expected" and self.type != "simcc":
+            raise ValueError(f"position: 'expected' needs the distributions of a simcc codec, this one is {self.type}")
+        return self
 
 
 class Calibration(Config):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebapose.codecs import SimCC
-from ebapose.codecs.simcc import axis_peaks, cumulate, gaussian_targets, mass_within, parabola_refine, softmax
+from ebapose.codecs.simcc import (
+    axis_peaks,
+    cumulate,
+    expected_closeness,
+    gaussian_targets,
+    mass_within,
+    parabola_refine,
+    softmax,
+)
 from ebapose.errors import ModelFileError
 from ebapose.skeleton import COCO17
 
@@ -264,11 +273,46 @@ def test_softmax_of_large_values():
     np.testing.assert_allclose(axis_peaks(np.zeros((2, 4))), 0.25)
 
 
+# --- the place that is nearest on average -----------------------------------------------------------------------------
+
+
+def test_expected_closeness_is_the_mean_of_a_triangle():
+    logits = 3 * np.random.default_rng(0).standard_normal((3, 4, 50))
+    reach = np.array([0.2, 3, 7.4, 60])  # rounded to 1, 3, 7 and 60; wider than all bins is allowed
+    bins = np.arange(50)
+    triangle = np.maximum(0, 1 - np.abs(bins[:, None] - bins) / np.array([1, 3, 7, 60])[:, None, None])
+    direct = np.einsum("nkj,kbj->nkb", softmax(logits), triangle)
+    np.testing.assert_allclose(expected_closeness(cumulate(logits), reach), direct, atol=1e-6)
+    one_for_all = expected_closeness(cumulate(logits), [7])
+    np.testing.assert_allclose(one_for_all[:, 2], direct[:, 2], atol=1e-6)
+
+
+@given(codecs, st.lists(st.floats(0.2, 0.8), min_size=1, max_size=5))
+def test_one_peak_is_the_nearest_place(codec, places):
+    codec = replace(codec, size_hw=(256, 256), radius_px=np.array([8.0]))  # far from the borders, which cut a peak off
+    keypoints = inside(codec, *((p, 1 - p) for p in places))
+    logits = codec.perfect_logits(keypoints)
+    np.testing.assert_allclose(codec.decode(logits, refine="expected").keypoints, keypoints, atol=0.06)
+
+
+def test_many_places_nearby_beat_a_single_higher_one():
+    codec = SimCC((256, 256), 2.0, (4.0, 4.0), radius_px=np.array([12.0]), position="expected")
+    lone = codec.perfect_logits([[[60.0, 128.0]]])[0]
+    broad = SimCC((256, 256), 2.0, (14.0, 14.0)).perfect_logits([[[180.0, 128.0]]])[0]
+    x = np.logaddexp(lone, broad - 0.2)  # the lone peak is higher, the broad one holds three quarters
+    outputs = (x, codec.perfect_logits([[[60.0, 128.0]]])[1])
+    peak, expected = codec.decode(outputs, refine="parabola"), codec.decode(outputs)
+    assert peak.keypoints[0, 0, 0] == pytest.approx(60, abs=0.1)
+    assert expected.keypoints[0, 0, 0] == pytest.approx(180, abs=0.2)
+    assert expected.keypoints[0, 0, 1] == pytest.approx(128, abs=0.01)
+    assert expected.scores[0, 0] > peak.scores[0, 0]
+
+
 # --- extremes ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("targets", ["gaussian", "one_hot"])
-@pytest.mark.parametrize("refine", ["parabola", "none", "dark"])
+@pytest.mark.parametrize("refine", ["parabola", "none", "dark", "expected"])
 @pytest.mark.parametrize("kind", ["large", "constant", "alternating", "spike", "masked", "edge"])
 def test_extreme_logits_give_finite_keypoints_without_warnings(kind, refine, targets):
     codec = SimCC((64, 32), 2.0, (6.0, 6.0), targets)
@@ -303,7 +347,7 @@ def test_a_broken_networks_outputs_are_refused(bad):
 def test_no_persons():
     codec = SimCC((64, 48), radius_px=np.full(17, 4.0))
     x, y = np.zeros((0, 17, 96), np.float32), np.zeros((0, 17, 128), np.float32)
-    for refine in ("parabola", "none"):
+    for refine in ("parabola", "none", "expected"):
         assert codec.decode((x, y), refine=refine).keypoints.shape == (0, 17, 2)
     assert codec.merge_flip((x, y), (x, y), COCO17.flip_indices)[0].shape == (0, 17, 96)
     assert codec.encode(np.zeros((0, 17, 2)), np.zeros((0, 17)))[0].shape == (0, 17, 96)

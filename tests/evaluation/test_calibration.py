@@ -221,3 +221,24 @@ def test_calibrating_weights_changes_their_card_alone(tmp_path):
     assert len(card.calibration.sigma_scale) == 17
     assert card.calibration.measured_on.endswith(": 4 persons")
     assert 0 <= gain.score_error_after <= 1
+    assert card.codec.position == "peak"
+    calibrate_weights(weights, [file], images_dir=tmp_path, position="expected")
+    read = load_weights(weights)[1]
+    assert read.codec.position == "expected"
+    assert read.calibration != card.calibration
+    calibrate_weights(weights, [file], images_dir=tmp_path)
+    assert load_weights(weights)[1] == read
+
+
+def test_only_distributions_have_a_nearest_place(tmp_path):
+    torch = pytest.importorskip("torch")
+    from ebapose.evaluation.run import calibrate_weights
+    from ebapose.models.registry import create_model, default_card
+    from ebapose.models.weights import save_weights
+
+    torch.manual_seed(0)
+    model = create_model("simple_baseline18_64x64")
+    weights = tmp_path / "maps.safetensors"
+    save_weights(weights, model.state_dict(), default_card(model, "maps"))
+    with pytest.raises(UsageError, match="no SimCC head"):
+        calibrate_weights(weights, [tmp_path / "none.json"], position="expected")

@@ -33,6 +33,20 @@ def test_the_crop_stays_that_of_the_weights_unless_the_recipe_says_otherwise(
     assert scratch.input == card.input.model_copy(update={"padding": given or 1.25})
 
 
+def test_keypoints_are_read_as_those_of_the_weights(tmp_path: Path) -> None:
+    model = create_model("test_simcc_64x64")
+    card = default_card(model)
+    codec = card.codec.model_copy(update={"position": "expected"})
+    save_weights(tmp_path / "w.safetensors", model.state_dict(), card.model_copy(update={"codec": codec}))
+    recipe = {"name": "x", "optim": {"lr": 0.1}, "run": {"samples": 64}}
+    recipe["data"] = {"train": [{"annotations": "a.json", "images": "."}]}
+    start = {"name": "test_simcc_64x64", "weights": str(tmp_path / "w.safetensors")}
+    _, found, _ = build_model(TrainConfig.model_validate(recipe | {"model": start}), COCO17)
+    assert found.codec.position == "expected"
+    _, scratch, _ = build_model(TrainConfig.model_validate(recipe | {"model": start | {"weights": None}}), COCO17)
+    assert scratch.codec.position == "peak"
+
+
 _FAULTS = """
 import resource, sys, torch
 from ebapose.training.start import keep_freed_memory

@@ -57,6 +57,7 @@ def calibrate_weights(
     *,
     annotations: tuple[Path, ...],
     images: Path | None = None,
+    position: Literal["peak", "expected"] | None = None,
 ) -> int:
     """Make scores and standard deviations mean what they say: measure them on data, correct them in the card.
 
@@ -64,12 +65,19 @@ def calibrate_weights(
         weights: The .safetensors file whose card is replaced.
         annotations: COCO keypoint annotations of persons that the model was not trained on; several files count alike.
         images: Folder of the pictures; found beside the annotations if it has a usual name.
+        position: How a SimCC model reads its distributions from now on: the peak, as published, or the place nearest to
+            the truth on average, which is better where the model is often unsure. As before if not given.
     """
     from ebapose.evaluation.run import calibrate_weights as run_calibration
 
     with ProgressBar("calibrating", "pictures", quiet=False) as progress:
         gain = run_calibration(
-            weights, annotations, images_dir=images, on_start=progress.start, on_image=progress.advance
+            weights,
+            annotations,
+            images_dir=images,
+            position=position,
+            on_start=progress.start,
+            on_image=progress.advance,
         )
     print(
         "on persons not fitted to: expected calibration error of the scores "

@@ -39,7 +39,7 @@ def build_codec(spec: CodecSpec, input_spec: InputSpec, skeleton: Skeleton) -> S
     """The codec that a model card describes."""
     radius = nominal_radius_px(skeleton.sigmas, input_spec.size_hw, input_spec.padding)
     if spec.type == "simcc":
-        return SimCC(input_spec.size_hw, spec.split_ratio, spec.sigma, spec.targets, radius)
+        return SimCC(input_spec.size_hw, spec.split_ratio, spec.sigma, spec.targets, radius, spec.position)
     if spec.type == "heatmap":
         return Heatmap(input_spec.size_hw, spec.stride, spec.sigma[0], radius)
     return Coordinate(input_spec.size_hw, radius)

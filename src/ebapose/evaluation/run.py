@@ -202,6 +202,7 @@ def calibrate_weights(
     annotations: Sequence[str | Path],
     *,
     images_dir: str | Path | None = None,
+    position: Literal["peak", "expected"] | None = None,
     on_start: Callable[[int], None] = lambda total: None,
     on_image: Callable[[str], None] = lambda name: None,
 ) -> CalibrationGain:
@@ -214,6 +215,7 @@ def calibrate_weights(
         annotations: one or more COCO keypoint files with persons that the model was not trained on; each file counts
             alike, however many persons it has.
         images_dir: folder of the pictures; found beside the annotations by default.
+        position: how keypoints are read from now on, see `ebapose.card.CodecSpec`; None leaves it as it is.
         on_start, on_image: as for `evaluate_model`.
 
     Returns:
@@ -226,6 +228,10 @@ def calibrate_weights(
 
     state_dict, card = load_weights(weights)
     card = card.model_copy(update={"calibration": Calibration()})
+    if position is not None:
+        if card.codec.type != "simcc":
+            raise UsageError(f"{weights}: position: {card.name} has no SimCC head")
+        card = card.model_copy(update={"codec": card.codec.model_copy(update={"position": position})})
     runtime, _ = load_model_file(Path(weights), "torch")
     predictor = Predictor(card, runtime, WholeImage())
     sets = [(path, load_coco(path, images_dir).persons()) for path in annotations]

@@ -65,6 +65,8 @@ def build_model(config: TrainConfig, skeleton: Skeleton) -> tuple[PoseModel, Mod
     left = copy_weights(model, state_dict, str(path), strict=not config.model.new_head)
     if left:
         notes.append(f"new, not from the weights: {', '.join(left)}")
+    if before.codec.type == codec.type:
+        card = card.model_copy(update={"codec": codec.model_copy(update={"position": before.codec.position})})
     # Preprocessing is part of what was learned.
     kept = {key: getattr(before.input, key) for key in ("mean", "std", "padding", "crop_center")}
     return model, _with_input(card, kept | padding), notes
