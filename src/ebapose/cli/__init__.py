@@ -27,8 +27,8 @@ def data() -> int:
 
 
 def weights() -> int:
-    """Import published checkpoints, calibrate trained ones: see `ebapose weights --help`."""
-    raise UsageError("weights: name what to do: import or calibrate")
+    """Import published checkpoints, calibrate or average trained ones: see `ebapose weights --help`."""
+    raise UsageError("weights: name what to do: import, calibrate or average")
 
 
 def _group(name: str) -> dict[str, Callable[..., int]] | None:
@@ -38,9 +38,9 @@ def _group(name: str) -> dict[str, Callable[..., int]] | None:
 
         return {"check": check, "show": show, "convert": convert, "synth": synth}
     if name == "weights":
-        from ebapose.cli.weights_group import calibrate_weights, import_weights
+        from ebapose.cli.weights_group import average_weights, calibrate_weights, import_weights
 
-        return {"import": import_weights, "calibrate": calibrate_weights}
+        return {"import": import_weights, "calibrate": calibrate_weights, "average": average_weights}
     return None
 
 

@@ -51,6 +51,28 @@ def import_weights(
     return 0
 
 
+def average_weights(
+    weights: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    *,
+    out: Path,
+    shares: tuple[float, ...] = (),
+) -> int:
+    """Write the mean of several weights files that were trained from the same weights; it often generalises better.
+
+    Args:
+        weights: Files of the same model, two or more.
+        out: The .safetensors file to write; its card, with the parts named, lies beside it. Calibrate it afterwards.
+        shares: One number per file, for a weighted mean; all alike if not given.
+    """
+    from ebapose.models.weights import average_weights as run_average
+
+    card = run_average(weights, out, shares)
+    parts = ", ".join(f"{part['share']:.3g} {part['file']}" for part in card.about["average_of"])
+    print(f"{out}: {card.name}, mean of {parts}")
+    return 0
+
+
 def calibrate_weights(
     weights: tyro.conf.Positional[Path],
     /,

@@ -7,7 +7,7 @@ dict and can be read back (`load_weights`), so that one bundled file serves pred
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,16 @@ import torch
 from torch import Tensor
 
 from ebapose.atomic import atomic_write, write_text
-from ebapose.card import METADATA_KEY, ModelCard, card_path, parse_card, read_card, sha256_of, verify_sha256
+from ebapose.card import (
+    METADATA_KEY,
+    Calibration,
+    ModelCard,
+    card_path,
+    parse_card,
+    read_card,
+    sha256_of,
+    verify_sha256,
+)
 from ebapose.errors import MissingDependencyError, ModelFileError, UsageError
 from ebapose.models.pose_model import PoseModel
 from ebapose.models.registry import create_model, model_name
@@ -155,6 +164,49 @@ def copy_weights(model: PoseModel, state_dict: Mapping[str, Tensor], where: str,
         raise ModelFileError(f"{where}: no tensor fits {model.architecture}")
     model.load_state_dict(fitting, strict=False)
     return missing + reshaped
+
+
+def average_weights(paths: Sequence[str | Path], out: str | Path, shares: Sequence[float] = ()) -> ModelCard:
+    """Write the mean of several weights files ("model soup", Wortsman et al. 2022).
+
+    Networks that were fine-tuned from the same weights lie close enough together for their mean to be a network, often
+    one that generalises better than each of them. Networks that began at random do not.
+
+    Args:
+        paths: files of the same architecture, input and skeleton; batch norm statistics are averaged like the rest.
+        out: ends in ".safetensors".
+        shares: one positive number per file, divided by their sum; none: all alike.
+
+    Returns the new card: the first file's, without its calibration and what was measured; `about.average_of` names the
+    parts. Raises UsageError when the files do not go together, ModelFileError as `load_weights` and `save_weights` do.
+    """
+    if len(paths) < 2:
+        raise UsageError("averaging needs two weights files or more")
+    if shares and (len(shares) != len(paths) or not all(0 < share < float("inf") for share in shares)):
+        raise UsageError(f"shares: {len(paths)} positive numbers expected, one per file")
+    total = sum(shares) if shares else len(paths)
+    parts = [share / total for share in shares or [1.0] * len(paths)]
+    mean: StateDict = {}
+    first: ModelCard | None = None
+    named = []
+    for path, part in zip(paths, parts, strict=True):
+        state_dict, card = load_weights(path)
+        first = first or card
+        # How boxes are enlarged and outputs are read may differ: the first file's counts.
+        same = {
+            "input": card.input.model_copy(update={"padding": first.input.padding}),
+            "codec": card.codec.model_copy(update={"position": first.codec.position}),
+        }
+        for what in ("architecture", "options", "input", "codec", "skeleton"):
+            if same.get(what, getattr(card, what)) != getattr(first, what):
+                raise UsageError(f"{path}: another {what} than {paths[0]}: they cannot be averaged")
+        copy_weights(model_from_card(card, str(path)), state_dict, str(path))
+        for name, tensor in state_dict.items():
+            mean[name] = mean.get(name, torch.zeros(())) + part * tensor
+        named.append({"name": card.name, "file": Path(path).name, "sha256": sha256_of(Path(path)), "share": part})
+    assert first is not None
+    card = first.model_copy(update={"calibration": Calibration(), "about": {"average_of": named}})
+    return save_weights(out, mean, card)
 
 
 def resize_state_dict(

@@ -1,0 +1,85 @@
+"""Weights on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from ebapose.card import Calibration  # noqa: E402
+from ebapose.cli import main  # noqa: E402
+from ebapose.errors import ModelFileError, UsageError  # noqa: E402
+from ebapose.models.registry import create_model, default_card  # noqa: E402
+from ebapose.models.weights import average_weights, load_weights, save_weights  # noqa: E402
+
+TINY = "test_simcc_64x64"
+
+
+def tiny(path: Path, seed: int, name: str = TINY, **changes) -> Path:
+    torch.manual_seed(seed)
+    model = create_model(name)
+    card = default_card(model, path.stem).model_copy(update=changes)
+    save_weights(path, model.state_dict(), card)
+    return path
+
+
+def test_the_mean_of_weights(tmp_path):
+    calibrated = Calibration(sigma_scale=(2.0,) * 17)
+    files = [tiny(tmp_path / "a.safetensors", 1, calibration=calibrated), tiny(tmp_path / "b.safetensors", 2)]
+    (a, first), (b, _) = map(load_weights, files)
+
+    average_weights(files, tmp_path / "mean.safetensors")
+    mean, card = load_weights(tmp_path / "mean.safetensors")
+    assert mean.keys() == a.keys()
+    for name in a:
+        torch.testing.assert_close(mean[name], (a[name] + b[name]) / 2)
+    assert card.calibration == Calibration()  # that of a part says nothing about the mean
+    assert (card.name, card.input, card.codec) == (first.name, first.input, first.codec)
+    assert [part["file"] for part in card.about["average_of"]] == ["a.safetensors", "b.safetensors"]
+    assert card.about["average_of"][0]["sha256"] == first.sha256
+
+    average_weights(files, tmp_path / "mostly_b.safetensors", [1, 3])
+    weighted, card = load_weights(tmp_path / "mostly_b.safetensors")
+    for name in a:
+        torch.testing.assert_close(weighted[name], 0.25 * a[name] + 0.75 * b[name])
+    assert [part["share"] for part in card.about["average_of"]] == [0.25, 0.75]
+
+
+def test_the_first_file_says_how_boxes_and_outputs_are_read(tmp_path):
+    a, b = tiny(tmp_path / "a.safetensors", 1), tiny(tmp_path / "b.safetensors", 2)
+    state_dict, card = load_weights(a)
+    spec = card.input.model_copy(update={"padding": 1.1})
+    codec = card.codec.model_copy(update={"position": "expected"})
+    save_weights(a, state_dict, card.model_copy(update={"input": spec, "codec": codec}))
+    for order, expected in (((a, b), (1.1, "expected")), ((b, a), (1.25, "peak"))):
+        mean = average_weights(order, tmp_path / "mean.safetensors")
+        assert (mean.input.padding, mean.codec.position) == expected
+
+
+def test_weights_that_cannot_be_averaged(tmp_path):
+    a, b = tiny(tmp_path / "a.safetensors", 1), tiny(tmp_path / "b.safetensors", 2)
+    other = tiny(tmp_path / "other.safetensors", 3, "test_simple_baseline_64x64")
+    larger = tiny(tmp_path / "larger.safetensors", 4, "test_simcc_96x64")
+    out = tmp_path / "mean.safetensors"
+    with pytest.raises(UsageError, match="two weights files"):
+        average_weights([a], out)
+    for shares in ([1.0], [1.0, 0.0], [1.0, float("nan")]):
+        with pytest.raises(UsageError, match="2 positive numbers"):
+            average_weights([a, b], out, shares)
+    with pytest.raises(UsageError, match=r"other\.safetensors: another architecture than .*a\.safetensors"):
+        average_weights([a, other], out)
+    with pytest.raises(UsageError, match=r"larger\.safetensors: another input"):
+        average_weights([a, larger], out)
+    with pytest.raises(ModelFileError, match="no such file"):
+        average_weights([a, tmp_path / "nowhere.safetensors"], out)
+    assert not out.exists()
+
+
+def test_the_command(tmp_path, capsys):
+    files = [str(tiny(tmp_path / f"{name}.safetensors", seed)) for seed, name in enumerate("ab")]
+    assert main(["weights", "average", *files, "--shares", "1", "3", "--out", str(tmp_path / "mean.safetensors")]) == 0
+    assert "mean of 0.25 a.safetensors, 0.75 b.safetensors" in capsys.readouterr().out
+    assert main(["weights", "average", files[0], "--out", str(tmp_path / "x.safetensors")]) == 2
+    assert "two weights files" in capsys.readouterr().err
