@@ -21,7 +21,6 @@ WeightRule = Literal["bins", "reference"]
 
 # A perfect network can at best be sure of the bin: its remaining standard deviation is that of a bin's width.
 _FLOOR_BINS2 = 1 / 12
-_LEAST = np.float32(1e-30)  # keeps logarithms finite
 _LOWER = 0.158655  # share of a Gaussian below mean - sigma
 
 
@@ -350,8 +349,8 @@ class SimCC:
             elif refine == "dark":
                 position = dark_refine_1d(logits, peak, blur)
             elif refine == "expected":
-                closeness = np.log(np.maximum(expected_closeness(cumulated, self.radius_px * self.split_ratio), _LEAST))
-                position = parabola_refine(closeness, closeness.argmax(axis=-1), max(2, round(blur)))
+                closeness = expected_closeness(cumulated, self.radius_px * self.split_ratio)
+                position = parabola_refine(closeness, closeness.argmax(axis=-1), 2)
             else:
                 position = parabola_refine(logits, peak, max(2, round(blur)))
             variance = central_half_width(cumulated) ** 2
