@@ -10,12 +10,15 @@ from the one it is compared with in one thing.
 
 It can be stopped at any time: the next call goes on with the interrupted run and passes over the finished ones, and the
 table holds every finished run of the folder, none that did not happen. A run folder made by another recipe is refused,
-so that a table never mixes budgets.
+so that a table never mixes budgets. `--known study.json` takes over the finished runs of another folder or machine:
+
+    python benchmarks/study.py --root /path/to/data --out runs/rest --known study.json
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import tempfile
@@ -168,7 +171,35 @@ def read_run(config: TrainConfig, folder: Path, evaluations: Sequence[str]) -> d
             "AR": content["coco"]["AR"],
             "persons": content["num_persons"],
         }
-    return {"seed": config.run.seed, "samples": found["samples"], "seconds": found["elapsed_s"], "metrics": metrics}
+    return {
+        "seed": config.run.seed,
+        "recipe": recipe_digest(config),
+        "samples": found["samples"],
+        "seconds": found["elapsed_s"],
+        "metrics": metrics,
+    }
+
+
+def recipe_digest(config: TrainConfig) -> str:
+    """Tells recipes apart, wherever their data lie."""
+    anywhere = config.model_copy(update={"data": config.data.model_copy(update={"root": Path()})})
+    return hashlib.sha256(dump_yaml(anywhere).encode()).hexdigest()[:16]
+
+
+def read_known(file: Path, configs: Mapping[tuple[str, int], TrainConfig]) -> dict[tuple[str, int], dict[str, Any]]:
+    """The finished runs of a `study.json`, by variant and seed; those that this study does not have are left out.
+
+    Raises UsageError where the file is no study's, or one of the runs was made by another recipe.
+    """
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        runs = {(row["variant"], run["seed"]): run for row in rows for run in row["runs"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"--known: {file}: not a study.json") from None
+    for key in runs.keys() & configs.keys():
+        if runs[key].get("recipe") != recipe_digest(configs[key]):
+            raise UsageError(f"--known: {file}: {key[0]}, seed {key[1]}, was made by another recipe")
+    return {key: run for key, run in runs.items() if key in configs}
 
 
 def time_variants(variants: Iterable[str], repeats: int) -> tuple[dict[str, NetworkTiming], str]:
@@ -260,6 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--evaluate", nargs="+", default=list(EVALUATIONS), help="annotation files, relative to --root")
     parser.add_argument("--images", type=Path, help="folder of their pictures, if it is not found beside them")
+    parser.add_argument("--known", type=Path, help="study.json whose finished runs of the same recipe count, too")
     parser.add_argument("--repeats", type=int, default=20, help="timed rounds of the latencies; 0: do not measure them")
     known, overrides = parser.parse_known_args(arguments)  # --run.samples 50000 and so on go to the recipe
     keep_freed_memory()
@@ -292,16 +324,21 @@ def run_study(known: argparse.Namespace, overrides: Sequence[str]) -> int:
         if stems.count(stem) > 1:
             raise UsageError(f"--evaluate: several files are called {stem}, their reports would be mixed up")
 
+    elsewhere = read_known(known.known, configs) if known.known else {}
+
     def folder_of(variant: str, seed: int) -> Path:
         return Path(known.out) / variant / f"seed{seed}"
 
-    wanted = [key for key in configs if key[0] in known.variants]
+    wanted = [key for key in configs if key[0] in known.variants and key not in elsewhere]
     for key in wanted:
         require_recipe(configs[key], folder_of(*key))
     samples = next(iter(configs.values())).run.samples or 0
 
     def finished() -> dict[str, list[dict[str, Any]]]:
-        found = {key: read_run(config, folder_of(*key), known.evaluate) for key, config in configs.items()}
+        found = {
+            key: elsewhere.get(key) or read_run(config, folder_of(*key), known.evaluate)
+            for key, config in configs.items()
+        }
         return {name: [run for (variant, _), run in found.items() if run and variant == name] for name in VARIANTS}
 
     for variant, seed in wanted:
@@ -311,9 +348,9 @@ def run_study(known: argparse.Namespace, overrides: Sequence[str]) -> int:
         runs = finished()
         write_tables(known.out, runs, seeds, samples, {}, "")
         print(f"{variant}, seed {seed}: {next(r['metrics'] for r in runs[variant] if r['seed'] == seed)}", flush=True)
-    if known.repeats:
-        runs = finished()
-        write_tables(known.out, runs, seeds, samples, *time_variants([v for v in runs if runs[v]], known.repeats))
+    runs = finished()
+    timings = time_variants([v for v in runs if runs[v]], known.repeats) if known.repeats else ({}, "")
+    write_tables(known.out, runs, seeds, samples, *timings)
     print(known.out / "study.md")
     return 0
 

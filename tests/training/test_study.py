@@ -89,7 +89,27 @@ def test_it_trains_evaluates_resumes_and_tabulates(
     assert spread["min"] <= spread["mean"] <= spread["max"]
     assert rows["lite"]["gmac_true"] < 0.6 * rows["mlp_attention"]["gmac_true"]
 
+    # What is finished elsewhere is taken over, whole or in part, and only if its recipe was the same.
+    elsewhere = json.loads((tmp_path / "out/study.json").read_text())
+    for row in elsewhere["rows"]:
+        row["runs"] = [run for run in row["runs"] if run["seed"] == 0 or row["variant"] == "lite"]
+    known = tmp_path / "known.json"
+    known.write_text(json.dumps(elsewhere))
+    more = ["--seeds", "0", "1", "--repeats", "0", "--out", str(tmp_path / "more"), "--known", str(known)]
+    assert study.main([*arguments, *more]) == 0
+    assert trained[4:] == [tmp_path / "more/mlp_attention/seed1"]
+    joined = {row["variant"]: row for row in json.loads((tmp_path / "more/study.json").read_text())["rows"]}
+    for variant, row in rows.items():
+        assert [run["seed"] for run in joined[variant]["runs"]] == [0, 1]
+        assert joined[variant]["runs"][0] == row["runs"][0]
+        assert joined[variant]["summary"].keys() == row["summary"].keys()
     capsys.readouterr()
+    assert study.main([*arguments, *more, "--run.samples", "12"]) == 2
+    assert "was made by another recipe" in capsys.readouterr().err
+    known.write_text("[]")
+    assert study.main([*arguments, *more]) == 2
+    assert "known.json: not a study.json" in capsys.readouterr().err
+
     assert study.main([*arguments, "--seeds", "0", "--run.samples", "12"]) == 2
     assert "made by another recipe" in capsys.readouterr().err
     assert (tmp_path / "out/study.md").read_text() == text
