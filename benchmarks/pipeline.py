@@ -22,7 +22,8 @@ import numpy as np
 
 from ebapose.data.synthetic import draw_people
 from ebapose.inference.detector import NanoDet
-from ebapose.inference.predictor import Predictor, load
+from ebapose.inference.loading import load
+from ebapose.inference.predictor import Predictor
 from ebapose.inference.run import predict_sources
 from ebapose.structures import Boxes, Frame
 

@@ -21,7 +21,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ebapose.errors import EbaposeError, InputError, MissingDependencyError, ModelFileError, UsageError
     from ebapose.evaluation.run import evaluate
-    from ebapose.inference.predictor import Predictor, load
+    from ebapose.inference.loading import load
+    from ebapose.inference.predictor import Predictor
     from ebapose.models.registry import create_model, list_models
     from ebapose.skeleton import COCO17, Skeleton
     from ebapose.structures import Boxes, Frame, Poses
@@ -34,7 +35,7 @@ _HOMES = {
     "ModelFileError": "errors",
     "UsageError": "errors",
     "Predictor": "inference.predictor",
-    "load": "inference.predictor",
+    "load": "inference.loading",
     "evaluate": "evaluation.run",
     "train": "training",
     "load_train_config": "training",

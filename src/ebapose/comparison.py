@@ -12,7 +12,8 @@ from ebapose.atomic import write_text
 from ebapose.errors import EbaposeError, UsageError
 from ebapose.evaluation.figures import FIGURE_5, FIGURE_6, draw_conditions, picture_files, plot_accuracy
 from ebapose.evaluation.tables import Latency, build_tables, read_report, tables_markdown, timed_models
-from ebapose.inference.predictor import Predictor, load
+from ebapose.inference.loading import load
+from ebapose.inference.predictor import Predictor
 from ebapose.structures import Boxes, Poses, UInt8Array
 
 EXAMPLES = Path("examples")

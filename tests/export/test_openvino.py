@@ -19,7 +19,7 @@ from ebapose.export import files
 from ebapose.export.files import export_model
 from ebapose.export.openvino import export_openvino
 from ebapose.export.verify import compare, example_crops, open_module
-from ebapose.inference.predictor import load
+from ebapose.inference.loading import load
 from ebapose.inference.runtime import OpenVINORuntime, TorchRuntime, VerifiedRuntime, load_model_file
 
 TINY = ["test_eba_prnetcc_64x64", "test_simcc_64x64", "test_simple_baseline_64x64", "test_tfpose_64x64"]

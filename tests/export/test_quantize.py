@@ -22,7 +22,7 @@ from ebapose.export.files import ExportedModel, annotated_crops, export_model  #
 from ebapose.export.onnx import export_onnx  # noqa: E402
 from ebapose.export.quantize import Sensitivity, _choose, _group, group_nodes, output_error  # noqa: E402
 from ebapose.export.verify import example_crops, open_module  # noqa: E402
-from ebapose.inference.predictor import load  # noqa: E402
+from ebapose.inference.loading import load  # noqa: E402
 from ebapose.inference.runtime import RuntimeName, TorchRuntime, load_model_file  # noqa: E402
 from ebapose.skeleton import COCO17  # noqa: E402
 

@@ -14,7 +14,8 @@ from ebapose.card import ModelCard
 from ebapose.errors import InputError, ModelFileError, UsageError
 from ebapose.geometry.crop import crop_scale, image_to_crop_matrix
 from ebapose.inference.detector import NanoDet, WholeImage
-from ebapose.inference.predictor import Predictor, resolve_model
+from ebapose.inference.loading import resolve_model
+from ebapose.inference.predictor import Predictor
 from ebapose.inference.runtime import Runtime
 from ebapose.structures import Boxes, Frame, Poses
 

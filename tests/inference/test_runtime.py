@@ -17,7 +17,8 @@ from ebapose.card import ModelCard, card_path
 from ebapose.codecs import build_codec
 from ebapose.errors import ModelFileError, UsageError
 from ebapose.inference.detector import NanoDet
-from ebapose.inference.predictor import Predictor, _agreement
+from ebapose.inference.loading import _agreement
+from ebapose.inference.predictor import Predictor
 from ebapose.inference.runtime import Outputs, Runtime, VerifiedRuntime, choose_runtime, load_model_file
 from ebapose.structures import Frame
 

@@ -30,7 +30,7 @@ from ebapose.card import ModelCard
 from ebapose.data.synthetic import Scene, draw_people
 from ebapose.errors import EbaposeError, UsageError
 from ebapose.inference.detector import NanoDet, PersonDetector
-from ebapose.inference.predictor import load, resolve_model
+from ebapose.inference.loading import load, resolve_model
 from ebapose.inference.run import predict_sources
 from ebapose.inference.runtime import available_cores, choose_runtime
 from ebapose.models.registry import parse_name

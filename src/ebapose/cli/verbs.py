@@ -71,7 +71,7 @@ def predict(
         quiet: Print failures only.
     """
     from ebapose.inference.detector import GivenBoxes, NanoDet, PersonDetector
-    from ebapose.inference.predictor import load
+    from ebapose.inference.loading import load
     from ebapose.inference.run import predict_sources
     from ebapose.inference.video import VideoOptions
     from ebapose.io.readers import read_detections

@@ -24,7 +24,8 @@ from ebapose.evaluation.oks import pose_scores, select_poses
 from ebapose.evaluation.report import Report, evaluate_predictions
 from ebapose.geometry.crop import fit_boxes
 from ebapose.inference.detector import WholeImage
-from ebapose.inference.predictor import Predictor, load
+from ebapose.inference.loading import load
+from ebapose.inference.predictor import Predictor
 from ebapose.inference.runtime import RuntimeName, load_model_file
 from ebapose.io.pictures import read_image
 from ebapose.models.registry import model_name
