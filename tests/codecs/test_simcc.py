@@ -292,7 +292,9 @@ def test_one_peak_is_the_nearest_place(codec, places):
     codec = replace(codec, size_hw=(256, 256), radius_px=np.array([8.0]))  # far from the borders, which cut a peak off
     keypoints = inside(codec, *((p, 1 - p) for p in places))
     logits = codec.perfect_logits(keypoints)
-    np.testing.assert_allclose(codec.decode(logits, refine="expected").keypoints, keypoints, atol=0.06)
+    np.testing.assert_allclose(
+        codec.decode(logits, refine="expected").keypoints, keypoints, atol=0.1 / codec.split_ratio
+    )
 
 
 def test_many_places_nearby_beat_a_single_higher_one():

@@ -99,8 +99,11 @@ def linked(folder: Path, **changes: Any) -> Path:
             {"codec": {"split_ratio": CARD.codec.split_ratio + 1}},
             f"output of shape Nx17x{int(WIDTH * CARD.codec.split_ratio)} and .*, its card describes Nx17x",
         ),
-        ({"codec": {"type": "heatmap"}}, f"output of shape .*, its card describes Nx17x{HEIGHT // 4}x{WIDTH // 4}$"),
-        ({"codec": {"type": "coordinate"}}, "its card describes Nx17x2$"),
+        (
+            {"codec": {"type": "heatmap", "position": "peak"}},
+            f"output of shape .*, its card describes Nx17x{HEIGHT // 4}x{WIDTH // 4}$",
+        ),
+        ({"codec": {"type": "coordinate", "position": "peak"}}, "its card describes Nx17x2$"),
         ({"skeleton": "mpii16", "calibration": None}, "its card describes Nx16x"),
         ({"sha256": "0" * 64}, r"sha256 differs from its card model\.card\.json: damaged or replaced"),
     ],
