@@ -19,7 +19,12 @@ from ebapose.errors import InputError
 from ebapose.geometry.crop import transform_points
 
 EVERYTHING = STRONG.model_copy(
-    update={"paste_probability": 1.0, "dropout_probability": 1.0, "half_body_probability": 0.5}
+    update={
+        "paste_probability": 1.0,
+        "dropout_probability": 1.0,
+        "half_body_probability": 0.5,
+        "truncation_probability": 0.5,
+    }
 )
 
 

@@ -9,6 +9,7 @@ from ebapose.config import parse_config
 from ebapose.data.transforms import (
     AUGMENTATIONS,
     AugmentConfig,
+    blacken,
     coarse_dropout,
     half_body_box,
     hide,
@@ -16,6 +17,7 @@ from ebapose.data.transforms import (
     person_mask,
     sample_geometry,
     transform_keypoints,
+    truncated_box,
 )
 from ebapose.errors import UsageError
 from ebapose.geometry.crop import image_to_crop_matrix
@@ -121,6 +123,47 @@ def test_half_bodies() -> None:
     assert all(
         np.array_equal(g.box_xyxy, BOX) for g in draw(AugmentConfig(half_body_probability=1, half_body_keypoints=18), 9)
     )
+
+
+def test_truncated_persons() -> None:
+    rng = np.random.default_rng(0)
+    points = np.random.default_rng(1).uniform(BOX[:2], BOX[2:], (17, 2)).astype(np.float32)
+    seen = np.full(17, 2, np.uint8)
+    seen[3] = 0
+    boxes, views = zip(*(truncated_box(BOX, points, seen, rng) for _ in range(2000)), strict=True)
+    for box, view in zip(boxes, views, strict=True):
+        assert (box[:2] >= BOX[:2]).all()
+        assert (box[2:] <= BOX[2:]).all()
+        inside = ((points >= box[:2]) & (points <= box[2:])).all(axis=1) & (seen > 0)
+        assert inside.sum() >= 4
+        assert view is None or ((view[:2] <= box[:2]).all() and (view[2:] >= box[2:]).all())
+    assert 0.25 < np.mean([view is not None for view in views]) < 0.45
+    height = np.array([(box[3] - box[1]) / (BOX[3] - BOX[1]) for box in boxes])
+    assert height.min() < 0.35  # a face
+    assert np.mean(height < 0.7) > 0.3
+    ends = np.array([view for view in views if view is not None])
+    assert 0.7 < np.isfinite(ends[:, 3]).mean() < 0.9  # mostly the lower end is beyond the picture
+    assert 0.05 < np.isfinite(ends[:, 1]).mean() < 0.2
+    few = np.where(np.arange(17) < 3, 2, 0).astype(np.uint8)
+    assert truncated_box(BOX, points, few, rng) == (BOX, None)
+
+    assert all(g.seen_xyxy is None and np.array_equal(g.box_xyxy, BOX) for g in draw(AugmentConfig(), 9))
+    often = AugmentConfig(truncation_probability=0.5)
+    drawn = [sample_geometry(BOX, points, seen, COCO17, often, rng) for _ in range(1000)]
+    assert 0.12 < np.mean([g.seen_xyxy is not None for g in drawn]) < 0.23
+
+
+def test_beyond_the_picture_is_black_and_unlabelled() -> None:
+    crop = np.full((40, 20, 3), 200, np.uint8)
+    matrix = np.array([[0, 2.0, 0], [2.0, 0, 0]])  # image x is crop y / 2
+    keypoints = np.array([[4, 10], [4, 30], [16, 10], [0, 0]], np.float32)
+    visibility = np.array([2, 2, 1, 0], np.uint8)
+    blacken(crop, keypoints, visibility, matrix, np.array([-np.inf, -np.inf, 10, 5]))
+    dark = np.zeros((40, 20), bool)
+    dark[21:], dark[:, 11:] = True, True
+    np.testing.assert_array_equal(crop, np.where(np.stack([dark] * 3, axis=-1), 0, 200))
+    assert visibility.tolist() == [2, 0, 0, 0]
+    assert keypoints.tolist() == [[4, 10], [0, 0], [0, 0], [0, 0]]
 
 
 def test_hide_turns_visible_into_hidden_only() -> None:

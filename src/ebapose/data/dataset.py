@@ -20,6 +20,7 @@ from ebapose.data.photometric import apply_photometric
 from ebapose.data.transforms import (
     AugmentConfig,
     Geometry,
+    blacken,
     coarse_dropout,
     hide,
     paste,
@@ -174,6 +175,8 @@ class CropDataset:
         points, seen, weights = transform_keypoints(
             keypoints, visibility, records.keypoint_weights[index], matrix, records.skeleton, flip=geometry.flip
         )
+        if geometry.seen_xyxy is not None:
+            blacken(crop, points, seen, matrix, geometry.seen_xyxy)
         if config is not None:
             crop = self._cover(crop, points, seen, config, epoch, rng)
             crop = apply_photometric(crop, config.photometric, rng)

@@ -24,6 +24,9 @@ from ebapose.geometry.crop import transform_points
 from ebapose.skeleton import Skeleton
 from ebapose.structures import UInt8Array
 
+# Of `truncated_box`, for a box's left, top, right and lower side: how often it is cut, and the largest part cut off.
+_CUT_PROBABILITIES = np.array([0.2, 0.1, 0.2, 0.7])
+_LARGEST_CUTS = np.array([0.5, 0.4, 0.5, 0.85])
 _LOWER_BODY = ("hip", "knee", "ankle", "foot", "toe", "heel", "pelvis")
 
 
@@ -47,6 +50,9 @@ class AugmentConfig(Config):
     """Show only the upper or the lower body, where at least `half_body_keypoints` are labelled."""
     half_body_keypoints: int = Field(default=8, ge=2)
     """See `half_body_probability`."""
+    truncation_probability: float = Field(default=0.0, ge=0, le=1)
+    """Show only a part of the person, at least four labelled keypoints of it, as where somebody is close to the camera
+    or a table hides the legs; in half of these samples the picture ends there."""
     dropout_probability: float = Field(default=0.0, ge=0, le=1)
     """Cover one to `dropout_patches` rectangles with one colour or noise; keypoints below become hidden."""
     dropout_patches: int = Field(default=3, ge=1, le=32)
@@ -90,8 +96,9 @@ class Geometry:
     """What one sample does to its box; arguments of `geometry.crop.image_to_crop_matrix`.
 
     Attributes:
-        box_xyxy: (4,) image px; the person's box or that of half the body.
+        box_xyxy: (4,) image px; the person's box or that of a part of the body.
         rotation_deg, scale, flip, shift: as there.
+        seen_xyxy: (4,) image px, where everything beyond is to be black, as beyond a picture; None: nowhere.
     """
 
     box_xyxy: NDArray[np.float64]
@@ -99,6 +106,7 @@ class Geometry:
     scale: float
     flip: bool
     shift: tuple[float, float]
+    seen_xyxy: NDArray[np.float64] | None = None
 
 
 def sample_geometry(
@@ -131,12 +139,16 @@ def sample_geometry(
     box = np.asarray(box_xyxy, np.float64)
     if half < config.half_body_probability and np.count_nonzero(visibility) >= config.half_body_keypoints:
         box = half_body_box(box, keypoints, visibility, skeleton, upper=upper < 0.5)
+    seen = None
+    if config.truncation_probability and rng.random() < config.truncation_probability:
+        box, seen = truncated_box(box, keypoints, visibility, rng)
     return Geometry(
         box_xyxy=box,
         rotation_deg=rotation if turned < config.rotation_probability else 0.0,
         scale=scale,
         flip=bool(flip < config.flip_probability),
         shift=(float(shift[0]), float(shift[1])),
+        seen_xyxy=seen,
     )
 
 
@@ -162,6 +174,59 @@ def half_body_box(
     half = np.maximum((end - begin) * 1.2, least) / 2
     middle = (begin + end) / 2
     return np.concatenate([middle - half, middle + half])
+
+
+def truncated_box(
+    box_xyxy: NDArray[np.float64],
+    keypoints: NDArray[np.float32],
+    visibility: NDArray[np.uint8],
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """A part of the box (4,), close around the labelled keypoints in it, and what is seen at all (None: everything).
+
+    Mostly the lower end is cut off, now and then the others. The given box where fewer than four keypoints would be
+    left.
+    """
+    size = box_xyxy[2:] - box_xyxy[:2]
+    cut = rng.uniform(0, _LARGEST_CUTS) * (rng.random(4) < _CUT_PROBABILITIES)  # left, top, right, bottom
+    kept = box_xyxy + cut * np.concatenate([size, -size])
+    inside = (visibility > 0) & (keypoints >= kept[:2]).all(axis=1) & (keypoints <= kept[2:]).all(axis=1)
+    picture_ends = rng.random() < 0.5
+    if np.count_nonzero(inside) < 4:
+        return box_xyxy, None
+    margin = 0.06 * np.max(size)  # from the eyes to the top of a head
+    begin = np.maximum(keypoints[inside].min(axis=0) - margin, kept[:2])
+    end = np.minimum(keypoints[inside].max(axis=0) + margin, kept[2:])
+    seen = np.where(cut > 0, kept, np.array([-np.inf, -np.inf, np.inf, np.inf]))
+    return np.concatenate([begin, end]), seen if picture_ends and cut.any() else None
+
+
+def blacken(
+    crop: UInt8Array,
+    keypoints: NDArray[np.float32],
+    visibility: NDArray[np.uint8],
+    matrix: ArrayLike,
+    seen_xyxy: NDArray[np.float64],
+) -> None:
+    """Make everything beyond `seen_xyxy` (image px) black, and its keypoints unlabelled, in place.
+
+    Args:
+        crop: RGB uint8 (H, W, 3).
+        keypoints, visibility: (K, 2) crop px and (K,), as `transform_keypoints` gives them.
+        matrix: (2, 3) image to crop px.
+        seen_xyxy: (4,) image px; infinite where nothing is cut.
+    """
+    height, width = crop.shape[:2]
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    back = cv2.invertAffineTransform(np.asarray(matrix, np.float64))
+
+    def beyond(points: NDArray[np.float32]) -> NDArray[np.bool_]:
+        image = transform_points(points, back)
+        return np.any((image < seen_xyxy[:2]) | (image > seen_xyxy[2:]), axis=-1)
+
+    crop[beyond(np.stack([x, y], axis=-1).reshape(-1, 2)).reshape(height, width)] = 0
+    visibility[beyond(keypoints)] = 0
+    keypoints[visibility == 0] = 0
 
 
 def transform_keypoints(
