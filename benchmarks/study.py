@@ -32,7 +32,7 @@ from ebapose.benchmark.contenders import Contender, open_registered
 from ebapose.benchmark.machine import describe_machine, describe_timing
 from ebapose.benchmark.run import NetworkTiming, time_networks
 from ebapose.cli.terminal import print_error
-from ebapose.config import dump_yaml
+from ebapose.config import load_config
 from ebapose.errors import EbaposeError, UsageError
 from ebapose.evaluation.run import evaluate_model
 from ebapose.inference.runtime import available_cores, choose_runtime
@@ -123,8 +123,7 @@ def variant_config(
 
 def require_recipe(config: TrainConfig, folder: Path) -> None:
     """Raise UsageError where a run's folder was made by another recipe."""
-    file = folder / "recipe.yaml"
-    if file.exists() and file.read_text(encoding="utf-8") != dump_yaml(config):
+    if (folder / "recipe.yaml").exists() and not is_made_by(config, folder):
         raise UsageError(f"{folder}: made by another recipe; choose another --out or remove it")
 
 
@@ -159,7 +158,7 @@ def report_file(folder: Path, annotations: str) -> Path:
 def read_run(config: TrainConfig, folder: Path, evaluations: Sequence[str]) -> dict[str, Any] | None:
     """A finished run's numbers; None where it is not finished or was made by another recipe."""
     files = [folder / RESULT_NAME, folder / "recipe.yaml", *(report_file(folder, name) for name in evaluations)]
-    if not all(file.exists() for file in files) or files[1].read_text(encoding="utf-8") != dump_yaml(config):
+    if not all(file.exists() for file in files) or not is_made_by(config, folder):
         return None
     found = json.loads(files[0].read_text(encoding="utf-8"))
     metrics = {}
@@ -180,10 +179,19 @@ def read_run(config: TrainConfig, folder: Path, evaluations: Sequence[str]) -> d
     }
 
 
+def is_made_by(config: TrainConfig, folder: Path) -> bool:
+    """Whether a run's folder was made by this recipe."""
+    try:
+        return load_config(TrainConfig, folder / "recipe.yaml") == config
+    except EbaposeError:  # of a version with other keys
+        return False
+
+
 def recipe_digest(config: TrainConfig) -> str:
-    """Tells recipes apart, wherever their data lie."""
-    anywhere = config.model_copy(update={"data": config.data.model_copy(update={"root": Path()})})
-    return hashlib.sha256(dump_yaml(anywhere).encode()).hexdigest()[:16]
+    """Tells recipes apart, wherever their data lie; a key that came into being later changes nothing by its default."""
+    content = config.model_dump(mode="json", exclude_defaults=True)
+    content["data"].pop("root", None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_known(file: Path, configs: Mapping[tuple[str, int], TrainConfig]) -> dict[tuple[str, int], dict[str, Any]]:

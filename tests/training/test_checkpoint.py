@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from torch import nn
 import ebapose.training.checkpoint as checkpoint
 from ebapose.errors import EbaposeError, ModelFileError, UsageError
 from ebapose.training.checkpoint import Progress, load_checkpoint, remove_leftovers, save_checkpoint
+from ebapose.training.config import load_train_config
 
 RECIPE = {"optim": {"lr": 0.1}, "run": {"workers": 2}}
 
@@ -47,6 +49,19 @@ def test_everything_comes_back(tmp_path):
     for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
         for key, value in optimizer.state[ours].items():
             assert torch.equal(value, other_optimizer.state[theirs][key])
+
+
+def test_keys_that_a_recipe_did_not_have_then_were_at_their_defaults(tmp_path):
+    path = tmp_path / "c.safetensors"
+    model, optimizer = trained(0)
+    recipe = load_train_config(Path(__file__).parents[2] / "recipes/smoke.yaml").model_dump(mode="json")
+    older = deepcopy(recipe)
+    del older["augment"]["truncation_probability"], older["data"]["train"][0]["only"], older["teacher"]
+    save_checkpoint(path, model, None, [optimizer], None, Progress(step=7), older)
+    assert load_checkpoint(path, model, None, [optimizer], recipe)[0].step == 7
+    recipe["augment"]["truncation_probability"] = 0.5
+    with pytest.raises(UsageError, match=r"truncation_probability: 0\.5, but .* was made with 0\.0"):
+        load_checkpoint(path, model, None, [optimizer], recipe)
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path):

@@ -238,6 +238,22 @@ def test_an_annotation_file_without_names_takes_a_given_skeleton(recipe, people,
         read({"name": "x", "keypoint_names": [], "edges": [], "flip_pairs": []})
 
 
+def test_a_source_may_be_some_of_the_pictures_only(people):
+    def read(pattern):
+        source = {"annotations": "val/annotations.json", "images": "val/images", "only": pattern}
+        config = parse_config(DataConfig, {"root": str(people), "train": source}, "data")
+        return load_records(config)[0][0]
+
+    everyone = read("*")
+    chosen = read("00000[13]*")
+    names = [everyone[i].image_path.name for i in range(len(everyone))]
+    expected = [name for name in names if name[5] in "13" and name.startswith("00000")]
+    assert 0 < len(expected) < len(names)
+    assert [chosen[i].image_path.name for i in range(len(chosen))] == expected
+    with pytest.raises(InputError, match=r"annotations\.json: no person .* in a picture like 'dogs/\*'"):
+        read("dogs/*")
+
+
 def test_a_full_disk_gets_one_line(recipe, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -135,6 +135,3 @@ def test_a_source_can_be_one_path_or_one_mapping(tmp_path: Path) -> None:
     assert config.data.val.annotations == Path("other.json")
     (source,) = load_train_config(FOLDER / "smoke.yaml", ["--data.train={annotations: a.json, repeat: 2}"]).data.train
     assert (source.annotations, source.repeat) == (Path("a.json"), 2)
-    # checkpoints made before the key existed know nothing of it
-    assert "skeleton" not in source.model_dump()
-    assert source.model_copy(update={"skeleton": "lsp14"}).model_dump()["skeleton"] == "lsp14"

@@ -166,6 +166,16 @@ def test_an_interrupted_run_goes_on(study: Any, arguments: list[str], tmp_path: 
     assert json.loads((tmp_path / "out/lite/seed0/result.json").read_text())["steps"] == 3
 
 
+def test_a_recipe_is_the_same_wherever_its_data_lie(study: Any) -> None:
+    def digest(*arguments: Any) -> str:
+        return str(study.recipe_digest(study.variant_config(*arguments)))
+
+    one = digest("mlp", 0, Path("/here"))
+    assert digest("mlp", 0, Path("/there"), ["--data.max_broken", "20"]) == one  # its default, given or not
+    others = [digest("mlp", 1, Path()), digest("lite", 0, Path()), digest("mlp", 0, Path(), ["--run.batch_size", "8"])]
+    assert len({one, *others}) == 4
+
+
 def test_variants_differ_as_they_say(study: Any) -> None:
     """One budget and augmentation for all; every variant's network exists."""
     configs = {name: study.variant_config(name, 3, Path("/data with space")) for name in study.VARIANTS}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,13 @@ class CocoKeypoints:
         rows = np.asarray(persons)
         rows = rows if rows.dtype == np.bool_ else rows.astype(np.intp)
         return replace(self, **{name: getattr(self, name)[rows] for name in _PER_PERSON})
+
+    def pictures_like(self, pattern: str) -> NDArray[np.bool_]:
+        """(N,) whether the file name of each person's picture, as annotated, matches a pattern ("coco/*")."""
+        ends = self.name_ends.tolist()
+        names = [self.name_buffer[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)]
+        fitting = np.array([fnmatchcase(name, pattern) for name in names], bool)
+        return fitting[self.image_indices]
 
     def persons(self) -> CocoKeypoints:
         """The persons to train on and to evaluate with ground-truth boxes, as the SimCC reference chooses them.

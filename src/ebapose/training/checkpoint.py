@@ -7,6 +7,7 @@ rate, the random numbers, which samples come next), so a checkpoint taken in the
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,8 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ebapose.atomic import atomic_write
+from ebapose.config import parse_config
 from ebapose.data.coco import CocoKeypoints
 from ebapose.errors import EbaposeError, ModelFileError, UsageError
+from ebapose.training.config import TrainConfig
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 _METADATA_KEY = "ebapose_checkpoint"
@@ -169,6 +172,8 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _refuse_other_recipe(made_with: dict[str, Any], config: dict[str, Any], path: Path) -> list[str]:
+    with contextlib.suppress(UsageError):  # keys that the recipe did not have then were at their defaults
+        made_with = parse_config(TrainConfig, made_with, "recipe").model_dump(mode="json")
     before, now = _flatten(made_with), _flatten(config)
     notes = []
     for key in sorted(before.keys() | now.keys()):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ebapose.config import Config, load_yaml, parse_config
 from ebapose.data.transforms import AugmentConfig
@@ -28,6 +28,7 @@ class SourceConfig(Config):
     Attributes:
         annotations: COCO keypoint JSON, relative to `data.root`.
         images: folder that its file names start from; default: found beside the annotations.
+        only: a pattern; persons of pictures whose file names do not match it ("coco/*") are left out.
         repeat: how often each person is seen in an epoch, to balance sources of different size.
         skeleton: where the file does not say enough: a known name, a file relative to `data.root`, or the skeleton
             itself (name, keypoint_names, edges, flip_pairs, sigmas).
@@ -35,6 +36,7 @@ class SourceConfig(Config):
 
     annotations: Path
     images: Path | None = None
+    only: str = "*"
     repeat: int = Field(default=1, ge=1)
     skeleton: str | dict[str, Any] | None = None
 
@@ -42,14 +44,6 @@ class SourceConfig(Config):
     @classmethod
     def _path_alone(cls, value: Any) -> Any:
         return {"annotations": value} if isinstance(value, str | Path) else value
-
-    @model_serializer(mode="wrap")
-    def _without_skeleton(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a skeleton that is not given: checkpoints made before there was the key can be resumed."""
-        data: dict[str, Any] = dump(self)
-        if self.skeleton is None:
-            data.pop("skeleton", None)
-        return data
 
 
 class DataConfig(Config):
@@ -279,14 +273,6 @@ class TrainConfig(Config):
         if any(c in name for c in "/\\\0"):
             raise ValueError("must not contain path separators")
         return name
-
-    @model_serializer(mode="wrap")
-    def _without_teacher(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a teacher that is not given: checkpoints made before there was the key can be resumed."""
-        data: dict[str, Any] = dump(self)
-        if self.teacher is None:
-            data.pop("teacher", None)
-        return data
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:

@@ -69,8 +69,11 @@ def load_records(data: DataConfig) -> tuple[list[CocoKeypoints], CocoKeypoints |
         images = None if source.images is None else data.root / source.images
         skeleton = _given_skeleton(source.skeleton, data.root)
         records = load_coco(data.root / source.annotations, images, skeleton).persons()
+        if source.only != "*":
+            records = records.select(records.pictures_like(source.only))
         if len(records) == 0:
-            raise InputError(f"{data.root / source.annotations}: no person with a labelled keypoint")
+            of = "" if source.only == "*" else f" in a picture like {source.only!r}"
+            raise InputError(f"{data.root / source.annotations}: no person with a labelled keypoint{of}")
         return records
 
     train = [read(source) for source in data.train]
