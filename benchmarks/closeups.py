@@ -21,10 +21,10 @@ import numpy as np
 from ebapose.atomic import write_text
 from ebapose.cli.terminal import print_error
 from ebapose.data.coco_file import read_coco_json
+from ebapose.data.coco_writer import AREA_OF_BOX
 from ebapose.data.transforms import truncated_box
 from ebapose.errors import EbaposeError, InputError
 
-AREA_OF_BOX = 0.53  # as everywhere where no outline is known
 _ATTEMPTS = 40
 
 
