@@ -12,7 +12,7 @@ from ebapose.card import Calibration  # noqa: E402
 from ebapose.cli import main  # noqa: E402
 from ebapose.errors import ModelFileError, UsageError  # noqa: E402
 from ebapose.models.registry import create_model, default_card  # noqa: E402
-from ebapose.models.weights import average_weights, load_weights, save_weights  # noqa: E402
+from ebapose.models.weights import average_weights, load_weights, resize_state_dict, save_weights  # noqa: E402
 
 TINY = "test_simcc_64x64"
 
@@ -58,10 +58,21 @@ def test_the_first_file_says_how_boxes_and_outputs_are_read(tmp_path):
         assert (mean.input.padding, mean.codec.position) == expected
 
 
+def test_another_input_size_is_resampled_to_the_first_files(tmp_path):
+    a, larger = tiny(tmp_path / "a.safetensors", 1), tiny(tmp_path / "larger.safetensors", 4, "test_simcc_96x64")
+    (small, small_card), (large, _) = load_weights(a), load_weights(larger)
+    mean_card = average_weights([larger, a], tmp_path / "mean.safetensors")
+    assert (mean_card.name, mean_card.input.size_hw) == ("larger", (96, 64))
+    resized = resize_state_dict(small, (64, 64), (96, 64), small_card.codec.split_ratio)
+    mean, _ = load_weights(tmp_path / "mean.safetensors")
+    for name in mean:
+        torch.testing.assert_close(mean[name], (resized[name] + large[name]) / 2)
+
+
 def test_weights_that_cannot_be_averaged(tmp_path):
     a, b = tiny(tmp_path / "a.safetensors", 1), tiny(tmp_path / "b.safetensors", 2)
     other = tiny(tmp_path / "other.safetensors", 3, "test_simple_baseline_64x64")
-    larger = tiny(tmp_path / "larger.safetensors", 4, "test_simcc_96x64")
+    larger = tiny(tmp_path / "larger.safetensors", 4, "test_simple_baseline_96x64")
     out = tmp_path / "mean.safetensors"
     with pytest.raises(UsageError, match="two weights files"):
         average_weights([a], out)
@@ -71,7 +82,7 @@ def test_weights_that_cannot_be_averaged(tmp_path):
     with pytest.raises(UsageError, match=r"other\.safetensors: another architecture than .*a\.safetensors"):
         average_weights([a, other], out)
     with pytest.raises(UsageError, match=r"larger\.safetensors: another input"):
-        average_weights([a, larger], out)
+        average_weights([other, larger], out)
     with pytest.raises(ModelFileError, match="no such file"):
         average_weights([a, tmp_path / "nowhere.safetensors"], out)
     assert not out.exists()

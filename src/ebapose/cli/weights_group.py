@@ -61,7 +61,7 @@ def average_weights(
     """Write the mean of several weights files that were trained from the same weights; it often generalises better.
 
     Args:
-        weights: Files of the same model, two or more.
+        weights: Files of the same model, two or more; another input size is resampled to the first file's.
         out: The .safetensors file to write; its card, with the parts named, lies beside it. Calibrate it afterwards.
         shares: One number per file, for a weighted mean; all alike if not given.
     """

@@ -174,6 +174,7 @@ def average_weights(paths: Sequence[str | Path], out: str | Path, shares: Sequen
 
     Args:
         paths: files of the same architecture, input and skeleton; batch norm statistics are averaged like the rest.
+            Only the input's size may differ where heads are SimCC's: it becomes the first file's (`resize_state_dict`).
         out: ends in ".safetensors".
         shares: one positive number per file, divided by their sum; none: all alike.
 
@@ -192,6 +193,10 @@ def average_weights(paths: Sequence[str | Path], out: str | Path, shares: Sequen
     for path, part in zip(paths, parts, strict=True):
         state_dict, card = load_weights(path)
         first = first or card
+        size, old = first.input.size_hw, card.input.size_hw
+        if size != old and card.codec.type == "simcc":
+            state_dict = resize_state_dict(state_dict, old, size, card.codec.split_ratio)
+            card = card.model_copy(update={"input": card.input.model_copy(update={"size_hw": size})})
         # How boxes are enlarged and outputs are read may differ: the first file's counts.
         same = {
             "input": card.input.model_copy(update={"padding": first.input.padding}),
