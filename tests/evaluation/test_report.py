@@ -57,6 +57,24 @@ def test_a_folder_with_everything(tmp_path):
     assert "box mode gt" in report.summary()
 
 
+def test_accuracy_by_the_form_of_the_box(tmp_path):
+    """Two upright persons and one who lies; the latter's left half is far off."""
+    lying = STANDING[:, ::-1]
+    people = [annotation(i, i, points) for i, points in ((1, STANDING), (2, STANDING), (3, lying))]
+    wrong = np.where(np.arange(17)[:, None] % 2 == 1, lying + 1000, lying)
+    results = [result(1, STANDING), result(2, STANDING), result(3, wrong)]
+    metrics = evaluate_predictions(dataset(people, (1, 2, 3)), results, tmp_path, "gt", with_plots=False).metrics
+    shapes = metrics["box_shapes"]
+    assert shapes["pck"] == "PCK@0.2 (torso)"
+    assert [group["persons"] for group in shapes["groups"]] == [2, 0, 0, 1]
+    assert [group["pck"] for group in shapes["groups"]] == [1, None, None, pytest.approx(9 / 17)]
+    assert shapes["groups"][3]["mean_oks"] == pytest.approx(9 / 17)
+    assert shapes["groups"][3]["below"] is None
+    text = (tmp_path / "report.md").read_text()
+    assert "| below 0.65 | 2 | 100.0 | 100.0 |" in text
+    assert "| 1.2 or more | 1 | 52.9 | 52.9 |" in text
+
+
 def test_the_box_mode_is_always_named(tmp_path):
     truth, results = everything(persons=2)
     report = evaluate_predictions(truth, results, tmp_path, with_plots=False)

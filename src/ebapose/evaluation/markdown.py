@@ -48,6 +48,8 @@ def markdown(m: dict[str, Any], pictures: Sequence[str] = ()) -> str:
         _table(STAT_NAMES, [[percent(m["coco"][name]) for name in STAT_NAMES]]),
         ["## PCK and distances"],
         _pck_lines(m),
+        ["## Width / height of the persons' boxes"],
+        _shape_table(m["box_shapes"]),
         ["## Do scores and sigmas mean what they say"],
         _calibration_lines(m),
         ["## Kinds of errors (%)"],
@@ -88,6 +90,15 @@ def _pck_lines(m: dict[str, Any]) -> list[str]:
         )
     px = _number(m["mean_error_px"], 1, " px")
     return [*lines, f"- of the matched persons: mean error {px}, mean OKS {percent(m['mean_oks'])}"]
+
+
+def _shape_table(shapes: dict[str, Any]) -> list[str]:
+    rows = []
+    for group in shapes["groups"]:
+        low, high = group["at_least"], group["below"]
+        name = f"{low:g} or more" if high is None else f"{low:g} to {high:g}" if low else f"below {high:g}"
+        rows.append([name, str(group["persons"]), percent(group["pck"]), percent(group["mean_oks"])])
+    return _table(["", "persons", f"{shapes['pck']} %", "OKS %"], rows)
 
 
 def _calibration_lines(m: dict[str, Any]) -> list[str]:

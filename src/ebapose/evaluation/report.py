@@ -6,6 +6,7 @@ there. `docs/evaluation.md` says how to read it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,9 @@ FloatArray = NDArray[np.float64]
 
 # size -> (thresholds, upper end of the area under the curve)
 _PCK = {"torso": ((0.1, 0.2), 0.5), "box": ((0.05, 0.1), 0.2), "head": ((0.5, 0.1), 0.5)}
+
+# width / height of the annotated box where groups of persons end: upright, seated, bent, lying
+_SHAPES = (0.0, 0.65, 0.85, 1.2, math.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +84,7 @@ class _Measured:
     similarity: FloatArray  # (N, K), NaN where not labelled or not matched
     pck: dict[str, dict[str, Any]]
     pck_per_keypoint: tuple[str, FloatArray]
+    shapes: list[dict[str, Any]]
     error_px: FloatArray  # (N, K)
     kinds: NDArray[np.int8]
     lost: LostAP
@@ -168,6 +173,7 @@ def _measure(truth: Annotations, poses: Results, box_mode: BoxMode) -> _Measured
     sizes["box"] = box_sizes(truth.boxes_xywh)
     pcks: dict[str, dict[str, Any]] = {}
     first: tuple[str, FloatArray] | None = None
+    shapes: list[dict[str, Any]] = []
     names = truth.skeleton.keypoint_names
     for size, (thresholds, auc_end) in _PCK.items():
         if size not in sizes:
@@ -185,6 +191,7 @@ def _measure(truth: Annotations, poses: Results, box_mode: BoxMode) -> _Measured
         }
         if first is None and persons:
             first = (f"PCK@{main.threshold:g} ({size})", main.per_keypoint)
+            shapes = _by_shape(truth, matches.oks, errors, main.threshold)
     if "head" in pcks:
         pcks["head"]["head_size_from"] = "keypoints" if truth.head_sizes is None else "annotations"
 
@@ -208,12 +215,32 @@ def _measure(truth: Annotations, poses: Results, box_mode: BoxMode) -> _Measured
         similarity=similarity,
         pck=pcks,
         pck_per_keypoint=first or ("PCK", np.full(len(names), np.nan)),
+        shapes=shapes,
         error_px=error_px,
         kinds=kinds,
         lost=lost_ap(truth, poses, matches, kinds),
         scores=scores,
         sigmas=sigmas if sigmas is not None and sigmas.count else None,
     )
+
+
+def _by_shape(truth: Annotations, oks: FloatArray, errors: FloatArray, threshold: float) -> list[dict[str, Any]]:
+    """Accuracy by the form of the annotated box: crops of one form show the others smaller, and averages hide it."""
+    width, height = truth.boxes_xywh[:, 2:].astype(np.float64).T
+    shape = np.divide(width, height, out=np.full(len(width), np.nan), where=height > 0)
+    groups = []
+    for low, high in itertools.pairwise(_SHAPES):
+        rows = truth.counted & (shape >= low) & (shape < high)
+        groups.append(
+            {
+                "at_least": low,
+                "below": high,  # None: without end
+                "persons": int(rows.sum()),
+                "pck": pck(errors[rows], threshold).overall,
+                "mean_oks": _mean(oks[rows]),
+            }
+        )
+    return groups
 
 
 def _metrics(m: _Measured) -> dict[str, Any]:
@@ -241,6 +268,7 @@ def _metrics(m: _Measured) -> dict[str, Any]:
         "coco": m.ap.stats,
         "mean_oks": float(np.nanmean(m.matches.oks)) if len(m.matches.persons) else float("nan"),
         "pck": m.pck,
+        "box_shapes": {"pck": m.pck_per_keypoint[0], "groups": m.shapes},
         "mean_error_px": mean_error(m.error_px),
         "scores": None
         if m.scores is None
