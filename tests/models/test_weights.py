@@ -83,6 +83,8 @@ def test_weights_that_cannot_be_averaged(tmp_path):
         average_weights([a, other], out)
     with pytest.raises(UsageError, match=r"larger\.safetensors: another input"):
         average_weights([other, larger], out)
+    with pytest.raises(UsageError, match=r"larger\.safetensors: another architecture"):  # before anything is resampled
+        average_weights([a, larger], out)
     with pytest.raises(ModelFileError, match="no such file"):
         average_weights([a, tmp_path / "nowhere.safetensors"], out)
     assert not out.exists()

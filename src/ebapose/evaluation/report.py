@@ -42,7 +42,7 @@ FloatArray = NDArray[np.float64]
 # size -> (thresholds, upper end of the area under the curve)
 _PCK = {"torso": ((0.1, 0.2), 0.5), "box": ((0.05, 0.1), 0.2), "head": ((0.5, 0.1), 0.5)}
 
-# width / height of the annotated box where groups of persons end: upright, seated, bent, lying
+# width / height of the annotated box, where groups of persons end
 _SHAPES = (0.0, 0.65, 0.85, 1.2, math.inf)
 
 

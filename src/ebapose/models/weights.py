@@ -194,8 +194,7 @@ def average_weights(paths: Sequence[str | Path], out: str | Path, shares: Sequen
         state_dict, card = load_weights(path)
         first = first or card
         size, old = first.input.size_hw, card.input.size_hw
-        if size != old and card.codec.type == "simcc":
-            state_dict = resize_state_dict(state_dict, old, size, card.codec.split_ratio)
+        if card.codec.type == "simcc":
             card = card.model_copy(update={"input": card.input.model_copy(update={"size_hw": size})})
         # How boxes are enlarged and outputs are read may differ: the first file's counts.
         same = {
@@ -205,6 +204,8 @@ def average_weights(paths: Sequence[str | Path], out: str | Path, shares: Sequen
         for what in ("architecture", "options", "input", "codec", "skeleton"):
             if same.get(what, getattr(card, what)) != getattr(first, what):
                 raise UsageError(f"{path}: another {what} than {paths[0]}: they cannot be averaged")
+        if card.codec.type == "simcc" and old != size:
+            state_dict = resize_state_dict(state_dict, old, size, card.codec.split_ratio)
         copy_weights(model_from_card(card, str(path)), state_dict, str(path))
         for name, tensor in state_dict.items():
             mean[name] = mean.get(name, torch.zeros(())) + part * tensor
