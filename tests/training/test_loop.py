@@ -15,8 +15,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import ebapose.training.loader as loader
 import ebapose.training.loop as loop
 from ebapose.config import parse_config
+from ebapose.data.coco import load_coco
 from ebapose.errors import EbaposeError, InputError, UsageError
 from ebapose.models.weights import load_model
 from ebapose.skeleton import COCO17
@@ -252,6 +254,16 @@ def test_a_source_may_be_some_of_the_pictures_only(people):
     assert [chosen[i].image_path.name for i in range(len(chosen))] == expected
     with pytest.raises(InputError, match=r"annotations\.json: no person .* in a picture like 'dogs/\*'"):
         read("dogs/*")
+
+
+def test_a_file_of_several_sources_is_read_once(people, monkeypatch):
+    read = []
+    monkeypatch.setattr(loader, "load_coco", lambda path, *rest: [read.append(path), load_coco(path, *rest)][1])
+    file = {"annotations": "val/annotations.json", "images": "val/images"}
+    sources = [file, {**file, "only": "00000[13]*", "repeat": 2}, {**file, "skeleton": "coco17"}]
+    train, val = load_records(parse_config(DataConfig, {"root": str(people), "train": sources, "val": file}, "data"))
+    assert read == [people / "val/annotations.json"] * 2  # another skeleton would be another reading of it
+    assert len(train[0]) == len(train[2]) == len(val) > len(train[1]) > 0
 
 
 def test_a_full_disk_gets_one_line(recipe, tmp_path, monkeypatch):

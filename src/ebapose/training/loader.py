@@ -65,10 +65,15 @@ def load_records(data: DataConfig) -> tuple[list[CocoKeypoints], CocoKeypoints |
         InputError: a file is not COCO, holds no person to learn from, or the skeletons differ.
     """
 
+    files: dict[str, CocoKeypoints] = {}  # sources that differ in `only` and `repeat` share what their file holds
+
     def read(source: SourceConfig) -> CocoKeypoints:
-        images = None if source.images is None else data.root / source.images
-        skeleton = _given_skeleton(source.skeleton, data.root)
-        records = load_coco(data.root / source.annotations, images, skeleton).persons()
+        file = source.model_dump_json(exclude={"only", "repeat"})
+        if file not in files:
+            images = None if source.images is None else data.root / source.images
+            skeleton = _given_skeleton(source.skeleton, data.root)
+            files[file] = load_coco(data.root / source.annotations, images, skeleton).persons()
+        records = files[file]
         if source.only != "*":
             records = records.select(records.pictures_like(source.only))
         if len(records) == 0:
