@@ -38,7 +38,7 @@ from ebapose.structures import Boxes, Frame
 
 PICTURE_HW = (480, 640)
 MAX_BATCH = 1024  # crops per call that a user could want; far more would only fill the memory
-PAUSE_S = 0.005  # between turns: idle threads of one runtime go on spinning for a moment and would slow the next one
+PAUSE_S = 0.1  # between turns: idle threads (ONNX Runtime's for over 5 ms) go on spinning and would slow the next one
 _FIRST_PICTURE = """
 import pathlib, re, sys
 from ebapose.cli import main
