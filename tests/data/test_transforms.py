@@ -18,9 +18,10 @@ from ebapose.data.transforms import (
     sample_geometry,
     transform_keypoints,
     truncated_box,
+    turned_box,
 )
 from ebapose.errors import UsageError
-from ebapose.geometry.crop import image_to_crop_matrix
+from ebapose.geometry.crop import image_to_crop_matrix, transform_points
 from ebapose.skeleton import COCO17, Skeleton
 
 BOX = np.array([10.0, 10, 90, 190])
@@ -123,6 +124,38 @@ def test_half_bodies() -> None:
     assert all(
         np.array_equal(g.box_xyxy, BOX) for g in draw(AugmentConfig(half_body_probability=1, half_body_keypoints=18), 9)
     )
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.floats(-180, 180), st.booleans())
+def test_the_box_of_a_turned_person_fits(seed: int, angle: float, flip: bool) -> None:
+    points = np.random.default_rng(seed).uniform(BOX[:2], BOX[2:], (17, 2)).astype(np.float32)
+    margin = 4.0
+    upright = np.concatenate([points.min(axis=0) - margin, points.max(axis=0) + margin]).astype(np.float64)
+    box = turned_box(upright, points, angle, flip=flip)
+    size_hw = (256, 192)
+    matrix = image_to_crop_matrix(box, size_hw, 1.0, rotation_deg=angle, flip=flip)[0]
+    crop = transform_points(points, matrix)
+    gaps = np.array([crop.min(axis=0), np.array(size_hw[::-1]) - 1 - crop.max(axis=0)])  # left, top; right, bottom
+    np.testing.assert_allclose(gaps[0], gaps[1], atol=0.01)  # in the middle of the crop
+    scale = np.hypot(*matrix[:, 0])
+    np.testing.assert_allclose(gaps.min(), margin * scale - 0.5, atol=0.01)  # and no smaller than the box makes it
+    np.testing.assert_allclose(turned_box(upright, points, 0, flip=False), upright, atol=1e-3)
+
+
+def test_boxes_are_fitted_to_turned_persons_on_request() -> None:
+    points = np.random.default_rng(0).uniform(BOX[:2], BOX[2:], (17, 2)).astype(np.float32)
+    seen = np.full(17, 2, np.uint8)
+    config = AugmentConfig(rotation_deg=90, rotation_probability=0.5, rotation_refit=True)
+    rng = np.random.default_rng(0)
+    drawn = [sample_geometry(BOX, points, seen, COCO17, config, rng) for _ in range(1000)]
+    for geometry in drawn:
+        if geometry.rotation_deg == 0:
+            assert geometry.box_xyxy is BOX
+    wide = [np.subtract(*g.box_xyxy[[2, 0]]) > np.subtract(*g.box_xyxy[[3, 1]]) for g in drawn]
+    assert 0.15 < np.mean(wide) < 0.3  # half of those that are turned by 0 to 90 degrees
+    few = np.where(np.arange(17) < 3, 2, 0).astype(np.uint8)
+    assert all(sample_geometry(BOX, points, few, COCO17, config, rng).box_xyxy is BOX for _ in range(9))
 
 
 def test_truncated_persons() -> None:

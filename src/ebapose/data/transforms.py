@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from ebapose.config import Config
 from ebapose.data.photometric import STRONG_PHOTOMETRIC, PhotometricConfig
-from ebapose.geometry.crop import transform_points
+from ebapose.geometry.crop import crop_scale, image_to_crop_matrix, invert, transform_points
 from ebapose.skeleton import Skeleton
 from ebapose.structures import UInt8Array
 
@@ -39,6 +39,9 @@ class AugmentConfig(Config):
     """Turn by up to +- this angle (uniform), or with this standard deviation, cut at twice it (normal)."""
     rotation_probability: float = Field(default=1.0, ge=0, le=1)
     """Share of samples that are turned at all."""
+    rotation_refit: bool = False
+    """Fit the box to the turned person, as the boxes of people who lie or bend are; without it (the paper, the
+    references) a crop that stands upright cuts off head and feet of a standing person who is turned far."""
     scale: tuple[float, float] = (0.7, 1.3)
     """Range of the box enlargement: above 1 the person appears smaller."""
     distribution: Literal["uniform", "normal"] = "uniform"
@@ -142,11 +145,15 @@ def sample_geometry(
     seen = None
     if config.truncation_probability and rng.random() < config.truncation_probability:
         box, seen = truncated_box(box, keypoints, visibility, rng)
+    rotation = rotation if turned < config.rotation_probability else 0.0
+    mirrored = bool(flip < config.flip_probability)
+    if config.rotation_refit and rotation:
+        box = turned_box(box, keypoints[visibility > 0], rotation, flip=mirrored)
     return Geometry(
         box_xyxy=box,
-        rotation_deg=rotation if turned < config.rotation_probability else 0.0,
+        rotation_deg=rotation,
         scale=scale,
-        flip=bool(flip < config.flip_probability),
+        flip=mirrored,
         shift=(float(shift[0]), float(shift[1])),
         seen_xyxy=seen,
     )
@@ -199,6 +206,31 @@ def truncated_box(
     end = np.minimum(keypoints[inside].max(axis=0) + margin, kept[2:])
     seen = np.where(cut > 0, kept, np.array([-np.inf, -np.inf, np.inf, np.inf]))
     return np.concatenate([begin, end]), seen if picture_ends and cut.any() else None
+
+
+def turned_box(
+    box_xyxy: NDArray[np.float64], points: NDArray[np.float32], rotation_deg: float, *, flip: bool
+) -> NDArray[np.float64]:
+    """The box (4,) around a person who has been mirrored and turned, for `image_to_crop_matrix` with the same turn.
+
+    Its centre is in image px as ever, its width and height are those of the turned person. Around the points there is
+    the margin that `box_xyxy` has on average. The given box where fewer than four points lie in it.
+
+    Args:
+        box_xyxy: (4,) image px, before the turn.
+        points: (n, 2) labelled keypoints in image px; those outside of the box are another part of the body.
+        rotation_deg, flip: as of `image_to_crop_matrix`.
+    """
+    points = points[((points >= box_xyxy[:2]) & (points <= box_xyxy[2:])).all(axis=1)]
+    if len(points) < 4:
+        return box_xyxy
+    margin = float(np.mean([points.min(axis=0) - box_xyxy[:2], box_xyxy[2:] - points.max(axis=0)]))
+    turn = image_to_crop_matrix(box_xyxy, (2, 2), rotation_deg=rotation_deg, flip=flip)
+    turn /= crop_scale(turn)[:, None, None]
+    turned = transform_points(points, turn)[0]
+    begin, end = turned.min(axis=0) - margin, turned.max(axis=0) + margin
+    middle = transform_points((begin + end)[None] / 2, invert(turn))[0, 0]
+    return np.concatenate([middle - (end - begin) / 2, middle + (end - begin) / 2])
 
 
 def blacken(
