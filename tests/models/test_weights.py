@@ -48,14 +48,18 @@ def test_the_mean_of_weights(tmp_path):
 
 
 def test_the_first_file_says_how_boxes_and_outputs_are_read(tmp_path):
-    a, b = tiny(tmp_path / "a.safetensors", 1), tiny(tmp_path / "b.safetensors", 2)
+    a, b = tiny(tmp_path / "a.safetensors", 1), tiny(tmp_path / "b.safetensors", 2, options={"sigma": 6.0})
     state_dict, card = load_weights(a)
-    spec = card.input.model_copy(update={"padding": 1.1})
-    codec = card.codec.model_copy(update={"position": "expected"})
-    save_weights(a, state_dict, card.model_copy(update={"input": spec, "codec": codec}))
-    for order, expected in (((a, b), (1.1, "expected")), ((b, a), (1.25, "peak"))):
+    changes = {
+        "input": card.input.model_copy(update={"padding": 1.1}),
+        "codec": card.codec.model_copy(update={"position": "expected", "sigma": (4.0, 4.0)}),
+        "options": {"sigma": 4.0},
+    }
+    save_weights(a, state_dict, card.model_copy(update=changes))
+    for order, expected in (((a, b), (1.1, "expected", 4.0)), ((b, a), (1.25, "peak", 6.0))):
         mean = average_weights(order, tmp_path / "mean.safetensors")
-        assert (mean.input.padding, mean.codec.position) == expected
+        assert (mean.input.padding, mean.codec.position, mean.options["sigma"]) == expected
+        assert mean.codec.sigma == (expected[2], expected[2])
 
 
 def test_another_input_size_is_resampled_to_the_first_files(tmp_path):

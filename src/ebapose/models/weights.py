@@ -196,10 +196,11 @@ def average_weights(paths: Sequence[str | Path], out: str | Path, shares: Sequen
         size, old = first.input.size_hw, card.input.size_hw
         if card.codec.type == "simcc":
             card = card.model_copy(update={"input": card.input.model_copy(update={"size_hw": size})})
-        # How boxes are enlarged and outputs are read may differ: the first file's counts.
+        # How boxes are enlarged, outputs are read and wide the targets were may differ: the first file's counts.
         same = {
             "input": card.input.model_copy(update={"padding": first.input.padding}),
-            "codec": card.codec.model_copy(update={"position": first.codec.position}),
+            "codec": card.codec.model_copy(update={"position": first.codec.position, "sigma": first.codec.sigma}),
+            "options": card.options | {key: first.options[key] for key in ("sigma",) if key in first.options},
         }
         for what in ("architecture", "options", "input", "codec", "skeleton"):
             if same.get(what, getattr(card, what)) != getattr(first, what):
