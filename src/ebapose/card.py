@@ -91,7 +91,7 @@ class ModelCard(Config):
     """See the module's text. `extra` information (data, recipe, figures) lives under `about`.
 
     Attributes:
-        name: id of these weights, e.g. "eba_prnetcc18_192x160".
+        name: id of these weights, e.g. "eba_prnetcc18_256x192".
         architecture: registered model name without its size, e.g. "eba_prnetcc18".
         options: keyword arguments of the architecture that differ from its defaults.
         skeleton: the keypoints; the name of a built-in skeleton or all of it.

@@ -134,7 +134,7 @@ class Poses:
         sigmas_px: (N, K, 2) float32, standard deviation of x and y in image px; NaN where a model predicts none.
         boxes: the N person boxes that the poses were found in.
         skeleton: names, edges, pairs and OKS sigmas of the K keypoints.
-        model: id of the model, e.g. "eba_prnetcc18_192x160".
+        model: id of the model, e.g. "eba_prnetcc18_256x192".
         image_hw: height and width of the picture in px.
         track_ids: (N,) int64 identities over time, None for photographs.
     """
