@@ -174,7 +174,8 @@ def average_weights(paths: Sequence[str | Path], out: str | Path, shares: Sequen
 
     Args:
         paths: files of the same architecture, input and skeleton; batch norm statistics are averaged like the rest.
-            Only the input's size may differ where heads are SimCC's: it becomes the first file's (`resize_state_dict`).
+            Padding, the way outputs are read and the targets' `sigma` may differ, and the input's size where heads are
+            SimCC's (`resize_state_dict`): the mean has the first file's.
         out: ends in ".safetensors".
         shares: one positive number per file, divided by their sum; none: all alike.
 
