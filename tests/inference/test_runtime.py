@@ -216,20 +216,38 @@ def test_a_fast_runtime_must_agree_before_it_is_used(
     sharp = card.model_copy(update={"codec": card.codec.model_copy(update={"sigma": (1.0, 1.0)})})
     exact, fast = Fixed("f32", logits(sharp, 0.0)), Fixed("bf16", logits(sharp, offset_px))
     assert build_codec(sharp.codec, sharp.input, sharp.skeleton).decode(exact.outputs).scores.max() > 0.5
-    runtime = VerifiedRuntime(exact, fast, _agreement(sharp))
-    batch = np.zeros((1, 8, 8, 3), np.uint8)
-    assert runtime(batch) is exact.outputs
+    runtime = VerifiedRuntime(exact, lambda: fast, _agreement(sharp))
+    batch = np.zeros((VerifiedRuntime.WORTH_IT, 8, 8, 3), np.uint8)
+    for _ in range(2):
+        assert runtime(batch) is exact.outputs
     assert runtime.precision == chosen
-    runtime(batch)
-    assert (exact.calls, fast.calls) == ((1, 2) if chosen == "bf16" else (2, 1))
+    assert runtime(batch) is (fast if chosen == "bf16" else exact).outputs
+    assert (exact.calls, fast.calls) == ((2, 2) if chosen == "bf16" else (3, 1))
+
+
+def test_a_fast_runtime_is_not_opened_for_a_few_crops() -> None:
+    exact = Fixed("f32", ())
+    opened = []
+
+    def open_fast() -> Runtime:
+        opened.append(1)
+        raise ModelFileError("it cannot be opened")
+
+    runtime = VerifiedRuntime(exact, open_fast, lambda exact, fast: True)
+    for _ in range(2):
+        runtime(np.zeros((VerifiedRuntime.WORTH_IT // 2, 8, 8, 3), np.uint8))
+    assert (opened, exact.calls) == ([], 2)
+    for _ in range(2):
+        runtime(np.zeros((1, 8, 8, 3), np.uint8))
+    assert (opened, exact.calls, runtime.precision) == ([1], 4, "f32")
 
 
 def test_a_batch_without_a_confident_keypoint_decides_nothing(network: tuple[Runtime, ModelCard]) -> None:
     card = network[1]
     vague = tuple(np.zeros_like(array) for array in logits(card, 0.0))
     exact, fast = Fixed("f32", vague), Fixed("bf16", vague)
-    runtime = VerifiedRuntime(exact, fast, _agreement(card))
-    for _ in range(2):
-        assert runtime(np.zeros((1, 8, 8, 3), np.uint8)) is vague
+    runtime = VerifiedRuntime(exact, lambda: fast, _agreement(card))
+    for _ in range(3):
+        assert runtime(np.zeros((VerifiedRuntime.WORTH_IT, 8, 8, 3), np.uint8)) is vague
         assert runtime.precision == "f32"
-    assert (exact.calls, fast.calls) == (2, 2)
+    assert (exact.calls, fast.calls) == (3, 2)

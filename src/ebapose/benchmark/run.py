@@ -32,7 +32,7 @@ from ebapose.errors import EbaposeError, UsageError
 from ebapose.inference.detector import NanoDet, PersonDetector
 from ebapose.inference.loading import load, resolve_model
 from ebapose.inference.run import predict_sources
-from ebapose.inference.runtime import available_cores, choose_runtime
+from ebapose.inference.runtime import VerifiedRuntime, available_cores, choose_runtime
 from ebapose.models.registry import parse_name
 from ebapose.structures import Boxes, Frame
 
@@ -280,10 +280,11 @@ class _TwoPersons:
 def _time_pipeline(path: Path, picture: Path, scene: Scene, threads: int, repeats: int, folder: Path) -> PipelineTiming:
     detector = _TwoPersons(NanoDet(threads=threads), Boxes.from_xyxy(scene.boxes_xyxy))
     predictor = load(path, detector=detector, threads=threads)
+    warm_up = 2 + VerifiedRuntime.WORTH_IT // len(scene.boxes_xyxy)  # by then the runtime is chosen
     runs = []
-    for number in range(repeats + 2):
+    for number in range(repeats + warm_up):
         summary = predict_sources(predictor, [str(picture)], folder / "out", ("overlay", "json"))
-        if number >= 2:
+        if number >= warm_up:
             runs.append(summary.milliseconds)
     stage_ms = {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
     around = [1 - (run["network"] + run["detect"]) / sum(run.values()) for run in runs]

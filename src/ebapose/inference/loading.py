@@ -84,8 +84,9 @@ def load(
     opened, card = load_model_file(path, runtime, threads)
     exact = opened.name == "openvino" and opened.precision == "f32"
     if exact and OpenVINORuntime.has_bfloat16():
-        fast, _ = load_model_file(path, runtime, threads, precision="bf16")
-        opened = VerifiedRuntime(opened, fast, _agreement(card))
+        opened = VerifiedRuntime(
+            opened, lambda: load_model_file(path, runtime, threads, precision="bf16")[0], _agreement(card)
+        )
     if detector == "nanodet":
         detector = NanoDet(threads=threads)
     elif detector == "whole-image":
