@@ -23,6 +23,8 @@ import pytest
 from ebapose import zoo
 from ebapose.card import card_path
 from ebapose.cli import VERBS, main
+from ebapose.config import list_keys
+from ebapose.training.config import TrainConfig
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MODEL = zoo.bundled_models()["default"]
@@ -401,6 +403,16 @@ def test_every_verb_has_help(verb: str, run: Callable[..., Finished]) -> None:
     done = run(verb, "--help")
     assert done.code == 0
     assert f"ebapose {verb}" in done.out
+
+
+def test_train_explains_every_key_of_a_recipe(run: Callable[..., Finished]) -> None:
+    done = run("train", "--keys")
+    assert done.code == 0
+    rows = {line.split()[0]: line.split() for line in done.out.splitlines() if line.strip()}
+    assert {"optim.lr", "data.train.repeat", "augment.photometric.hue_deg", "teacher.maps"} <= set(rows)
+    assert rows["run.batch_size"][1:3] == ["32", "Samples"]
+    assert rows["optim.lr"][1:3] == ["(needed)", "Peak"]
+    assert all(key.meaning for key in list_keys(TrainConfig))
 
 
 def test_models_lists_the_figures_of_the_paper(run: Callable[..., Finished]) -> None:

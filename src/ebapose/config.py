@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticUndefined
 
 from ebapose.errors import UsageError
 
@@ -28,7 +30,7 @@ def explain(error: ValidationError, schema: type[BaseModel], where: str) -> str:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         return f"{where}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}"
-    known = list(_keys(schema))
+    known = [key.name for key in list_keys(schema)]
     names = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
     path = ".".join(part for part in first["loc"] if isinstance(part, str))  # without places in a list
     name = path.rsplit(".", 1)[-1]
@@ -38,13 +40,40 @@ def explain(error: ValidationError, schema: type[BaseModel], where: str) -> str:
     return f"{where}: unknown key {key!r}" + (f", did you mean {names.get(near[0], near[0])!r}?" if near else "")
 
 
-def _keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """All keys of a schema, dotted, with those of the schemas in it (also `Schema | None` and `tuple[Schema, ...]`)."""
+@dataclass(frozen=True)
+class Key:
+    """One key of a schema.
+
+    Attributes:
+        name: dotted, e.g. "optim.lr".
+        default: None also where a section or a list has none.
+        required: whether a file must give it.
+        is_section: whether its value is another schema, or a list of them, whose keys follow.
+        meaning: its docstring, if the schema was made with `use_attribute_docstrings`, or that of the section's class.
+    """
+
+    name: str
+    default: Any
+    required: bool
+    is_section: bool
+    meaning: str
+
+
+def list_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[Key]:
+    """All keys of a schema, with those of the schemas in it (also `Schema | None` and `tuple[Schema, ...]`)."""
     for name, info in schema.model_fields.items():
-        yield prefix + name
-        for inner in (info.annotation, *get_args(info.annotation)):
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                yield from _keys(inner, f"{prefix}{name}.")
+        inner = [
+            part
+            for part in (info.annotation, *get_args(info.annotation))
+            if isinstance(part, type) and issubclass(part, BaseModel)
+        ]
+        required = info.is_required()
+        default = info.get_default(call_default_factory=True)
+        default = None if inner or default is PydanticUndefined else default
+        meaning = info.description or (inner[0].__doc__ or "" if inner else "")
+        yield Key(prefix + name, default, required, bool(inner), " ".join(meaning.split()))
+        for section in inner:
+            yield from list_keys(section, f"{prefix}{name}.")
 
 
 def parse_config(schema: type[ConfigT], data: Any, where: str) -> ConfigT:

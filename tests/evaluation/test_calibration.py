@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ebapose.codecs import Decoded, apply_calibration
-from ebapose.errors import UsageError
+from ebapose.errors import InputError, UsageError
 from ebapose.evaluation.calibration import (
     Judged,
     calibrate,
@@ -227,6 +227,13 @@ def test_calibrating_weights_changes_their_card_alone(tmp_path):
     assert read.codec.position == "expected"
     assert read.calibration != card.calibration
     calibrate_weights(weights, [file], images_dir=tmp_path)
+    assert load_weights(weights)[1] == read
+    nameless = json.loads(file.read_text())
+    del nameless["categories"][0]["keypoints"]
+    file.write_text(json.dumps(nameless))
+    with pytest.raises(InputError, match="no keypoint names"):
+        calibrate_weights(weights, [file], images_dir=tmp_path)
+    calibrate_weights(weights, [file], images_dir=tmp_path, skeleton="coco17")
     assert load_weights(weights)[1] == read
 
 

@@ -96,6 +96,8 @@ def test_a_file_that_differs_does_not_come_into_being(tmp_path: Path, monkeypatc
 def test_damage_and_wrong_usage_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--images needs --annotations"):
         export_model("test_simcc_64x64", tmp_path, images=tmp_path)
+    with pytest.raises(UsageError, match="--skeleton needs --annotations"):
+        export_model("test_simcc_64x64", tmp_path, skeleton="coco17")
     path = export_model("test_simcc_64x64", tmp_path, format="openvino").path
     path.with_suffix(".bin").unlink()
     with pytest.raises(ModelFileError, match=r"\.bin: No such file"):

@@ -121,6 +121,10 @@ def test_int8_judged_by_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert result.ap is not None
     assert result.ap[1] >= result.ap[0] - files.AP_TOLERANCE
     assert "in PyTorch float32" in result.summary()
+    nameless = tmp_path / "nameless.json"
+    nameless.write_text(annotations.read_text().replace('"keypoints": ["nose"', '"names": ["nose"'))
+    same = export_model(TINY, tmp_path / "out", precision="int8", annotations=nameless, skeleton="coco17")
+    assert same.ap == result.ap
     monkeypatch.setattr(files, "AP_TOLERANCE", -2.0)
     monkeypatch.setattr(files, "_write", lambda module, card, path, *_: (shutil.copy(result.path, path), None)[1])
     with pytest.raises(EbaposeError, match=r"AP falls from .* nothing was written"):

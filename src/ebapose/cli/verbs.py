@@ -213,6 +213,7 @@ def export(
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp16",
     annotations: Path | None = None,
     images: Path | None = None,
+    skeleton: str | None = None,
 ) -> int:
     """Write a model as a file that runs without PyTorch, and verify that it gives the same poses.
 
@@ -223,10 +224,19 @@ def export(
         precision: fp32, fp16 (stored so), bf16 (calculated so), or int8 (quantised, sensitive layers left out).
         annotations: COCO keypoints that calibrate int8 and judge the file by its AP.
         images: Folder of their pictures; found beside the annotations if it has a usual name.
+        skeleton: Name (coco17, lsp14, mpii16, crowdpose14) or file of the skeleton; default: that of the annotations.
     """
     from ebapose.export.files import export_model
 
-    result = export_model(model, out, format=format, precision=precision, annotations=annotations, images=images)
+    result = export_model(
+        model,
+        out,
+        format=format,
+        precision=precision,
+        annotations=annotations,
+        images=images,
+        skeleton=skeleton,
+    )
     print(result.summary())
     return 0
 

@@ -25,7 +25,7 @@ _TONES = np.linspace(0, 1, 256)
 _NOISE_LENGTH = 1 << 21
 
 
-class PhotometricConfig(Config):
+class PhotometricConfig(Config, use_attribute_docstrings=True):
     """How strongly colours and sharpness vary; every default is "not at all".
 
     Ranges are uniform; probabilities are per sample and independent of each other.

@@ -30,7 +30,7 @@ _LARGEST_CUTS = np.array([0.5, 0.4, 0.5, 0.85])
 _LOWER_BODY = ("hip", "knee", "ankle", "foot", "toe", "heel", "pelvis")
 
 
-class AugmentConfig(Config):
+class AugmentConfig(Config, use_attribute_docstrings=True):
     """Random changes of a training sample. The defaults are the paper's: flip, rotation +-30 deg, scale 0.7-1.3."""
 
     flip_probability: float = Field(default=0.5, ge=0, le=1)

@@ -203,6 +203,7 @@ def calibrate_weights(
     annotations: Sequence[str | Path],
     *,
     images_dir: str | Path | None = None,
+    skeleton: SkeletonLike | None = None,
     position: Literal["peak", "expected"] | None = None,
     on_start: Callable[[int], None] = lambda total: None,
     on_image: Callable[[str], None] = lambda name: None,
@@ -216,6 +217,7 @@ def calibrate_weights(
         annotations: one or more COCO keypoint files with persons that the model was not trained on; each file counts
             alike, however many persons it has.
         images_dir: folder of the pictures; found beside the annotations by default.
+        skeleton: where the annotations do not say enough, see `ebapose.data.coco.load_coco`.
         position: how keypoints are read from now on, see `ebapose.card.CodecSpec`; None leaves it as it is.
         on_start, on_image: as for `evaluate_model`.
 
@@ -235,7 +237,7 @@ def calibrate_weights(
         card = card.model_copy(update={"codec": card.codec.model_copy(update={"position": position})})
     runtime, _ = load_model_file(Path(weights), "torch")
     predictor = Predictor(card, runtime, WholeImage())
-    sets = [(path, load_coco(path, images_dir).persons()) for path in annotations]
+    sets = [(path, load_coco(path, images_dir, skeleton).persons()) for path in annotations]
     on_start(sum(len(np.unique(records.image_indices)) for _, records in sets))
     judged, names = [], []
     for path, records in sets:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ebapose.card import ModelCard, card_path
 from ebapose.data.coco import CocoKeypoints, load_coco
+from ebapose.data.coco_file import SkeletonLike
 from ebapose.errors import EbaposeError, InputError, UsageError
 from ebapose.evaluation.run import evaluate_model, refuse_other_skeleton
 from ebapose.export.onnx import export_onnx
@@ -98,6 +99,7 @@ def export_model(
     precision: Precision = "fp16",
     annotations: str | Path | None = None,
     images: str | Path | None = None,
+    skeleton: SkeletonLike | None = None,
 ) -> ExportedModel:
     """Write a model as a file with its card, after proving that its poses are PyTorch's.
 
@@ -112,6 +114,7 @@ def export_model(
         precision: see the module's text.
         annotations: COCO keypoints; int8 is calibrated on some of the persons, and the file's AP is compared.
         images: folder of the pictures; found beside the annotations by default.
+        skeleton: where the annotations do not say enough, see `ebapose.data.coco.load_coco`.
 
     Raises:
         EbaposeError: the file's poses differ by more than the tolerance, or the disk is full; nothing was written.
@@ -119,10 +122,10 @@ def export_model(
         ModelFileError: the weights cannot be used.
         MissingDependencyError: something that this needs is not installed.
     """
-    if images is not None and annotations is None:
-        raise UsageError("export: --images needs --annotations")
+    if annotations is None and (images is not None or skeleton is not None):
+        raise UsageError(f"export: --{'skeleton' if images is None else 'images'} needs --annotations")
     module, card = open_module(model)
-    persons = None if annotations is None else _judges(card, annotations, images)
+    persons = None if annotations is None else _judges(card, annotations, images, skeleton)
     trained = Path(str(model)).exists() or card.name != str(model)
     out = Path(out)
     target = out / _file_name(card, format, precision)
@@ -142,8 +145,8 @@ def export_model(
             stated = precision if precision == "int8" or in_bfloat16 else ""
             quantized = _write(module, card, written, precision, stated, persons)
             differences, crops = _compare(module, card, written, precision, trained, judged=persons is not None)
-            if annotations is not None:
-                ap = _compare_ap(module, card, written, annotations, images)
+            if persons is not None:
+                ap = _compare_ap(module, card, written, persons)
             card_path(target).unlink(missing_ok=True)  # an interruption must not leave a card that contradicts the file
             if target.suffix == ".xml":
                 written.with_suffix(".bin").replace(target.with_suffix(".bin"))
@@ -169,10 +172,12 @@ def _has_bfloat16() -> bool:
     return importlib.util.find_spec("openvino") is not None and OpenVINORuntime.has_bfloat16()
 
 
-def _judges(card: ModelCard, annotations: str | Path, images: str | Path | None) -> CocoKeypoints:
+def _judges(
+    card: ModelCard, annotations: str | Path, images: str | Path | None, skeleton: SkeletonLike | None
+) -> CocoKeypoints:
     """The annotated persons that calibrate and judge. Raises UsageError where they cannot, before any work is done."""
     try:
-        records = load_coco(annotations, images).persons()
+        records = load_coco(annotations, images, skeleton).persons()
     except InputError as error:
         raise UsageError(str(error)) from None
     refuse_other_skeleton(card, records)
@@ -256,9 +261,7 @@ def _compare(
     return differences, f"{len(crops)} {origin}"
 
 
-def _compare_ap(
-    module: Any, card: ModelCard, path: Path, annotations: str | Path, images: str | Path | None
-) -> tuple[float, float]:
+def _compare_ap(module: Any, card: ModelCard, path: Path, persons: CocoKeypoints) -> tuple[float, float]:
     """AP of PyTorch float32 and of the file, without flip test. Raises EbaposeError beyond the tolerance."""
     from ebapose.models.weights import save_weights
 
@@ -269,9 +272,10 @@ def _compare_ap(
     for number, (file, runtime) in enumerate(((reference, "torch"), (path, "auto"))):
         report = evaluate_model(
             file,
-            annotations,
+            persons.source,
             folder / f"report{number}",
-            images_dir=images,
+            images_dir=persons.images_dir,
+            skeleton=persons.skeleton,
             flip_test=False,
             runtime=runtime,  # type: ignore[arg-type]
             worst=0,

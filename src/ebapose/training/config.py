@@ -3,8 +3,8 @@
 Everything is checked before any work starts; an unknown or contradictory key is refused by its name. A recipe names no
 absolute paths: `data.root` (default: the current folder) is where its relative paths start.
 
-Adding a new key: give it to the section it belongs to, with a default that keeps older recipes as they were, and a line
-in the section's docstring.
+Adding a new key: give it to the section it belongs to, with a default that keeps older recipes as they were, and a
+docstring below it, which `ebapose train --keys` shows.
 """
 
 from __future__ import annotations
@@ -22,23 +22,20 @@ from ebapose.data.transforms import AugmentConfig
 from ebapose.errors import UsageError
 
 
-class SourceConfig(Config):
-    """One annotation file; a path alone means `annotations`.
-
-    Attributes:
-        annotations: COCO keypoint JSON, relative to `data.root`.
-        images: folder that its file names start from; default: found beside the annotations.
-        only: a pattern; persons of pictures whose file names do not match it ("coco/*") are left out.
-        repeat: how often each person is seen in an epoch, to balance sources of different size.
-        skeleton: where the file does not say enough: a known name, a file relative to `data.root`, or the skeleton
-            itself (name, keypoint_names, edges, flip_pairs, sigmas).
-    """
+class SourceConfig(Config, use_attribute_docstrings=True):
+    """One annotation file; a path alone means `annotations`."""
 
     annotations: Path
+    """COCO keypoint JSON, relative to `data.root`."""
     images: Path | None = None
+    """Folder that its file names start from; default: found beside the annotations."""
     only: str = "*"
+    """A pattern; persons of pictures whose file names do not match it ("coco/*") are left out."""
     repeat: int = Field(default=1, ge=1)
+    """How often each person is seen in an epoch, to balance sources of different size."""
     skeleton: str | dict[str, Any] | None = None
+    """Where the file lacks flip pairs or sigmas: a known name, a file relative to `data.root`, or the skeleton itself
+    (name, keypoint_names, edges, flip_pairs, sigmas)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -46,21 +43,18 @@ class SourceConfig(Config):
         return {"annotations": value} if isinstance(value, str | Path) else value
 
 
-class DataConfig(Config):
-    """What is learned from, and what the progress is measured on.
-
-    Attributes:
-        root: where relative paths start.
-        train: one or more annotation files with the same skeleton.
-        val: annotation file for validation (ground-truth boxes), or nothing.
-        max_broken: so many unreadable pictures are reported by name and skipped; one more stops the run. Each process
-            counts those that it meets.
-    """
+class DataConfig(Config, use_attribute_docstrings=True):
+    """What is learned from, and what the progress is measured on."""
 
     root: Path = Path()
+    """Where relative paths start."""
     train: tuple[SourceConfig, ...] = Field(min_length=1)
+    """One or more annotation files with the same skeleton."""
     val: SourceConfig | None = None
+    """Annotation file for validation (ground-truth boxes), or nothing."""
     max_broken: int = Field(default=20, ge=0)
+    """So many unreadable pictures are reported by name and skipped; one more stops the run. Each process counts those
+    that it meets."""
 
     @field_validator("train", mode="before")
     @classmethod
@@ -68,28 +62,25 @@ class DataConfig(Config):
         return [value] if isinstance(value, str | Path | Mapping | SourceConfig) else value
 
 
-class ModelConfig(Config):
-    """What is trained.
-
-    Attributes:
-        name: registered name with the input size, height x width, e.g. "eba_prnetcc18_256x192".
-        options: its keyword arguments, e.g. {split_ratio: 3, sigma: 4}.
-        padding: by what factor person boxes are enlarged for the crop; nothing: as for `weights`, 1.25 from scratch.
-            Less shows the person larger, and more of them cut off where boxes are not exact.
-        weights: weights to start from: a file, "default" (the bundled ones of this architecture) or nothing (scratch).
-        new_head: start from `weights`, but leave out what does not fit (other keypoints, other input size); without it
-            a difference is an error.
-        frozen: parameters whose names start with one of these are not trained.
-        freeze_batch_norm: keep batch norm statistics and scales as they are (small batches, small data).
-    """
+class ModelConfig(Config, use_attribute_docstrings=True):
+    """What is trained."""
 
     name: str
+    """Registered name with the input size, height x width, e.g. "eba_prnetcc18_256x192"."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the model, e.g. {split_ratio: 3, sigma: 4}."""
     padding: float | None = Field(default=None, ge=1, le=3)
+    """By what factor person boxes are enlarged for the crop; nothing: as for `weights`, 1.25 from scratch. Less shows
+    the person larger, and more of them cut off where boxes are not exact."""
     weights: str | None = None
+    """Weights to start from: a file, "default" (the bundled ones of this architecture) or nothing (scratch)."""
     new_head: bool = False
+    """Start from `weights` also where the keypoints are others: tensors that do not fit begin at random (with another
+    number of keypoints: the layer that makes the keypoint maps). Without it other keypoint names are an error."""
     frozen: tuple[str, ...] = ()
+    """Parameters whose names start with one of these are not trained."""
     freeze_batch_norm: bool = False
+    """Keep batch norm statistics and scales as they are (small batches, small data)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
@@ -101,20 +92,17 @@ class ModelConfig(Config):
         return self
 
 
-class LossConfig(Config):
-    """What is minimised; which loss it is follows from the model's codec (KL or cross entropy, heatmap MSE, L1).
-
-    Attributes:
-        targets: of SimCC models: "gaussian" or "one_hot"; default: the model's own.
-        reduction: of the SimCC loss, see `training.loss.simcc_loss`; other models have none.
-        label_smoothing: for one-hot SimCC targets.
-        map_weight: of the auxiliary loss on maps: cross entropy on a SimCC model's maps, heatmap MSE of TFPose.
-    """
+class LossConfig(Config, use_attribute_docstrings=True):
+    """What is minimised; which loss it is follows from the model's codec (KL or cross entropy, heatmap MSE, L1)."""
 
     targets: Literal["gaussian", "one_hot"] | None = None
+    """Targets of SimCC models, "gaussian" or "one_hot"; default: the model's own."""
     reduction: Literal["paper", "reference", "nmt"] = "paper"
+    """How the SimCC loss is averaged, see `training.loss.simcc_loss`; other models have none."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target that is spread over all bins; for one-hot SimCC targets."""
     map_weight: float = Field(default=0.0, ge=0)
+    """Weight of the auxiliary loss on maps: cross entropy on a SimCC model's maps, heatmap MSE of TFPose."""
 
     @model_validator(mode="after")
     def _consistent(self) -> LossConfig:
@@ -123,59 +111,59 @@ class LossConfig(Config):
         return self
 
 
-class TeacherConfig(Config):
-    """A trained network that is asked what it sees at every position of a crop; see `training.teacher`.
-
-    Attributes:
-        model: its ONNX file, relative to `data.root`. It takes RGB 0..255 as (N, H, W, 3), of any size once only
-            convolutions are left of it, and has a stride of 4, as the keypoint maps have.
-        features, maps: two of its tensors by name, (N, C, H / 4, W / 4) each: features, and logits of keypoint maps.
-        enlarge: it is shown the crop this much larger.
-        feature_weight, map_weight: of what is learned from the two.
-    """
+class TeacherConfig(Config, use_attribute_docstrings=True):
+    """A trained network that is asked what it sees at every position of a crop; see `training.teacher`."""
 
     model: Path
+    """Its ONNX file, relative to `data.root`. It takes RGB 0..255 as (N, H, W, 3), of any size once only convolutions
+    are left of it, and has a stride of 4, as the keypoint maps have."""
     features: str
+    """Name of its tensor of features, (N, C, H / 4, W / 4)."""
     maps: str
+    """Name of its tensor of keypoint maps, logits, (N, C, H / 4, W / 4)."""
     enlarge: float = Field(default=1.0, gt=0, le=8)
+    """It is shown the crop this much larger."""
     feature_weight: float = Field(default=1.0, ge=0)
+    """Weight of what is learned from the features."""
     map_weight: float = Field(default=0.2, ge=0)
+    """Weight of what is learned from the maps."""
 
 
 _BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
-class OptimConfig(Config):
-    """How it is minimised.
-
-    Attributes:
-        name: "adamw", "adam", or "muon" (orthogonalised momentum for weight matrices, AdamW for the rest).
-        lr: peak learning rate for `batch_size` samples per step.
-        weight_decay: not applied to norms and biases.
-        betas, eps: of Adam.
-        momentum: of Muon.
-        lr_factors: parameter name prefix to factor on lr, e.g. {layer1: 0.1}; the longest matching prefix counts.
-        schedule: "constant", "step" (times gamma after each of `milestones`) or "cosine" (down to final_lr_factor).
-        milestones: epochs, all within the run.
-        warmup_steps: linear from 0 to lr over so many steps, at most those of the run.
-        clip_norm: largest gradient norm; nothing: not clipped.
-        ema_decay: of the averaged weights, which are the ones validated and written; 0: no averaging.
-    """
+class OptimConfig(Config, use_attribute_docstrings=True):
+    """How it is minimised."""
 
     name: Literal["adamw", "adam", "muon"] = "adamw"
+    """The optimiser: "adamw", "adam", or "muon" (orthogonalised momentum for weight matrices, AdamW for the rest)."""
     lr: float = Field(gt=0)
+    """Peak learning rate for `batch_size` samples per step."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """Each step takes away this share of a weight, times lr; norms and biases keep theirs."""
     betas: tuple[_BelowOne, _BelowOne] = (0.9, 0.999)
+    """Of Adam: decay of the means of gradient and squared gradient."""
     eps: float = Field(default=1e-8, gt=0)
+    """Of Adam: added to the divisor."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Of Muon: decay of the mean gradient."""
     lr_factors: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Prefix of parameter names: factor on their lr, e.g. {layer1: 0.1}; the longest matching prefix counts."""
     schedule: Literal["constant", "step", "cosine"] = "constant"
+    """Learning rate over time: "constant", "step" (times `gamma` after each of `milestones`) or "cosine" (down to
+    `final_lr_factor`)."""
     milestones: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Of the schedule "step": epochs, all within the run."""
     gamma: float = Field(default=0.1, gt=0, le=1)
+    """Of the schedule "step": what lr is multiplied by."""
     warmup_steps: int = Field(default=0, ge=0)
+    """Steps in which lr rises from 0; at most those of the run."""
     final_lr_factor: float = Field(default=0.01, ge=0, le=1)
+    """Of the schedule "cosine": share of lr at the end."""
     clip_norm: float | None = Field(default=None, gt=0)
+    """Largest norm of the gradient; nothing: not clipped."""
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Decay per step of the running mean of the weights, which is what is validated and written; 0: no averaging."""
 
     @model_validator(mode="after")
     def _consistent(self) -> OptimConfig:
@@ -192,46 +180,44 @@ class OptimConfig(Config):
         return self
 
 
-class RunConfig(Config):
-    """How long, how fast, how often.
-
-    Attributes:
-        epochs, samples: the length; exactly one of the two.
-        batch_size: samples per optimiser step, over all processes and accumulated parts together, so that a recipe
-            means the same on any number of devices.
-        accumulation: each step's samples go through the network in so many parts.
-        workers: loader processes per training process; 0 loads in the training process.
-        seed: of everything. A run from weights mixes them into the seed of order and augmentation, so that it does not
-            show again what they were trained on.
-        precision: "fp32", "bf16" or "fp16" (GPU only).
-        compile: "none", "whole" (torch.compile) or "regional" (each residual block on its own: compiles faster).
-        channels_last: memory layout of the feature maps.
-        sync_batch_norm: share batch statistics between GPUs.
-        validate_every: epochs.
-        metric: what "best" means: "pck" (PCK@0.2 of the torso), "ap" (OKS AP, ground-truth boxes) or "oks" (mean
-            OKS, for skeletons without a torso).
-        patience: stop after so many validations without a better value; nothing: run to the end.
-        keep: `weights.safetensors` holds the "best" or the "last" validated weights.
-        checkpoint_every_s: s between checkpoints; 0: after every step.
-        log_every: steps between rows of the log.
-    """
+class RunConfig(Config, use_attribute_docstrings=True):
+    """How long, how fast, how often."""
 
     epochs: float | None = Field(default=None, gt=0)
+    """Length in passes over the data; either this or `samples`."""
     samples: int | None = Field(default=None, gt=0)
+    """Length in samples; either this or `epochs`."""
     batch_size: int = Field(default=32, ge=2)
+    """Samples per optimiser step, over all processes and accumulated parts together, so that a recipe means the same on
+    any number of devices."""
     accumulation: int = Field(default=1, ge=1)
+    """Each step's samples go through the network in so many parts."""
     workers: int = Field(default=2, ge=0)
+    """Loader processes per training process; 0 loads in the training process."""
     seed: int = Field(default=0, ge=0)
+    """Seed of everything. A run from weights mixes them into the seed of order and augmentation, so that it does not
+    show again what they were trained on."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the network: "fp32", "bf16" or "fp16" (GPU only)."""
     compile: Literal["none", "whole", "regional"] = "none"
+    """What torch.compile compiles: "none", "whole" or "regional" (each residual block on its own: compiles faster)."""
     channels_last: bool = False
+    """Memory layout of the feature maps; faster in most cases."""
     sync_batch_norm: bool = True
+    """Share batch statistics between GPUs."""
     validate_every: float = Field(default=1.0, gt=0)
+    """Epochs between validations."""
     metric: Literal["pck", "ap", "oks"] = "pck"
+    """What "best" means: "pck" (PCK@0.2 of the torso), "ap" (OKS AP, ground-truth boxes) or "oks" (mean OKS, for
+    skeletons without a torso)."""
     patience: int | None = Field(default=None, ge=1)
+    """Stop after so many validations without a better value; nothing: run to the end."""
     keep: Literal["best", "last"] = "best"
+    """`weights.safetensors` holds the "best" or the "last" validated weights."""
     checkpoint_every_s: float = Field(default=300.0, ge=0)
+    """Time between checkpoints in s; 0: after every step."""
     log_every: int = Field(default=50, ge=1)
+    """Steps between rows of the log."""
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -247,25 +233,23 @@ class RunConfig(Config):
         return self
 
 
-class TrainConfig(Config):
-    """A whole recipe.
-
-    Attributes:
-        name: id of the weights that come out.
-        teacher: to learn from besides the labels, or nothing.
-        license, source: for the card of the weights.
-    """
+class TrainConfig(Config, use_attribute_docstrings=True):
+    """A whole recipe."""
 
     name: str = Field(min_length=1)
+    """Name of the weights that come out."""
     data: DataConfig
     model: ModelConfig
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
     teacher: TeacherConfig | None = None
+    """A network to learn from besides the labels, or nothing."""
     optim: OptimConfig
     run: RunConfig
     license: str = ""
+    """Licence of the weights, for their card."""
     source: str = ""
+    """Source of the weights or their data, for their card."""
 
     @field_validator("name")
     @classmethod
