@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ebapose.atomic import atomic_write, write_text
+from ebapose.atomic import GrowingText, atomic_write, write_text
 
 
 def test_a_complete_file_takes_the_place(tmp_path):
@@ -125,3 +126,38 @@ def test_a_folder_of_this_name_is_found_before_anything_is_written(tmp_path):
     (tmp_path / "poses.json").mkdir()
     with pytest.raises(IsADirectoryError), atomic_write(tmp_path / "poses.json"):
         pytest.fail("entered")
+
+
+def test_a_growing_file_gives_up_records_for_its_end(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    file = GrowingText(path)
+    for record in ("[1", ",2", ",3"):
+        file.append(record)
+    real, room = file._file, 6
+
+    class Full:
+        def write(self, data):
+            left = room - real.tell()
+            if left <= 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real.write(data[:left])
+
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            real.close()
+
+    file._file = Full()
+    with pytest.raises(OSError, match="No space"):
+        file.append(",444")
+    file.finish("  ]")
+    assert path.read_text() == "[1  ]"
+    file = GrowingText(path)
+    file.append("[1")
+    file._file, room, real = Full(), 1, file._file
+    with pytest.raises(OSError, match="No space"):
+        file.finish("]")

@@ -173,6 +173,17 @@ def test_tiny_pictures_and_boxes_beyond() -> None:
     assert draw_poses(np.zeros((4, 3, 3), np.uint8), poses, show_boxes=True, show_uncertainty=True).shape == (4, 3, 3)
 
 
+def test_very_wide_pictures() -> None:
+    image = np.zeros((60, 20_000, 3), np.uint8)
+    keypoints = np.tile([19_900.0, 30.0], (1, 17, 1))
+    boxes = Boxes.from_xyxy([[19_800, 5, 19_950, 55]], [0.9])
+    poses = Poses(keypoints, np.ones((1, 17)), np.ones((1, 17, 2)), boxes, COCO17, "m", (60, 20_000))
+    drawn = draw_poses(image, poses, show_boxes=True).any(axis=2)
+    assert drawn[30, 19_900]
+    assert drawn[55, 19_805:19_945].all()
+    assert not drawn[:, :19_700].any()
+
+
 def test_lines_grow_with_the_person() -> None:
     def thickness(length: int) -> int:
         poses = replace(

@@ -38,7 +38,7 @@ _DARK: Colour = (16, 16, 16)
 _RIM_OPACITY = 0.65  # of the black rim, times that of what it surrounds
 _SHIFT = 4  # OpenCV draws at 1 / 2**_SHIFT px
 _FILLED = (cv2.FILLED, cv2.LINE_AA, _SHIFT)
-_FAR_PX = 16000  # OpenCV's fixed-point lines overflow far outside of the picture
+_FAR_PX = 16000  # outside of the picture: OpenCV's fixed-point lines overflow farther away
 
 
 def draw_poses(
@@ -106,7 +106,9 @@ def _paint(colour: Colour, opacity: float) -> tuple[float, float, float, float]:
 
 def _visible(poses: Poses, person: int, min_score: float) -> NDArray[np.bool_]:
     """(K,) which keypoints can and should be drawn."""
-    near = (np.abs(poses.keypoints[person]) < _FAR_PX).all(axis=1)
+    height, width = poses.image_hw
+    points = poses.keypoints[person]
+    near = ((points > -_FAR_PX) & (points < np.array([width, height]) + _FAR_PX)).all(axis=1)
     return near & (poses.scores[person] >= min_score)
 
 
@@ -202,10 +204,12 @@ def _blend(region: UInt8Array, layer: UInt8Array, rim: int = 0) -> None:
 
 
 def _draw_box(drawn: UInt8Array, poses: Poses, person: int, size: float) -> None:
-    corners = np.clip(poses.boxes.xyxy[person], -_FAR_PX, _FAR_PX)
+    height, width = poses.image_hw
+    farthest = np.array([width, height, width, height]) + _FAR_PX
+    corners = np.clip(poses.boxes.xyxy[person], -_FAR_PX, farthest)
     left, top, right, bottom = np.rint(corners).astype(int).tolist()
-    width = max(1, round(size / 250))
-    for thickness, colour in ((width + 2, _DARK), (width, _box_colour(poses, person))):
+    line = max(1, round(size / 250))
+    for thickness, colour in ((line + 2, _DARK), (line, _box_colour(poses, person))):
         cv2.rectangle(drawn, (left, top), (right, bottom), colour, thickness)
 
 

@@ -77,6 +77,25 @@ def test_a_sample_depends_only_on_seed_epoch_and_index(write_coco: Callable[...,
     assert not same(dataset(path, EVERYTHING, seed=4)[2, 5], straight[5])
 
 
+def test_epochs_that_are_shown_in_turn_do_not_make_the_pool_anew(
+    write_coco: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `repeat` of a recipe does: its epoch 1 is the data set's epochs 8 to 15."""
+    path = write_coco([person(i) for i in range(1, 9)])
+    data, plain = (dataset(path, EVERYTHING, repeat=repeat) for repeat in (8, 1))
+    real, made = data._crop, []
+    monkeypatch.setattr(data, "_crop", lambda *arguments: made.append(arguments) or real(*arguments))
+    for _ in range(2):
+        for epoch in range(8, 16):
+            for slot in range(16):
+                found = [each._cutout(slot, epoch)[0] for each in (data, plain)]
+                assert np.array_equal(*found)
+        assert len(made) == 16 + 7  # each place once, and those that are exchanged on the way
+    data._cutout(0, 40)
+    assert {slot: len(held) for slot, held in data._pool.items()} == {n: 1 + (1 <= n < 8) for n in range(16)}
+    assert all(len(held) == 1 for held in plain._pool.values())  # nothing is kept for nobody
+
+
 def test_workers_can_be_made_by_pickling(write_coco: Callable[..., Path]) -> None:
     data = dataset(write_coco([person(1)]), EVERYTHING)
     assert same(pickle.loads(pickle.dumps(data))[0], data[0])

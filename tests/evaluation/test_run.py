@@ -11,6 +11,7 @@ import pytest
 from ebapose import zoo
 from ebapose.cli import main
 from ebapose.errors import InputError, UsageError
+from ebapose.evaluation.oks import select_poses
 from ebapose.evaluation.run import evaluate, model_of_card
 from ebapose.evaluation.tables import read_report
 from ebapose.models.registry import model_name
@@ -118,6 +119,44 @@ def test_a_skeleton_can_be_given_and_nothing_else_is_dropped(weights, people, tm
     assert run(weights, people, tmp_path / "out", skeleton="coco17").metrics["num_poses"] == PERSONS
     with pytest.raises(UsageError, match="judged as they are, without flip_test, foo"):
         evaluate(None, people, tmp_path / "out", predictions=results, flip_test=True, foo=1)
+
+
+def test_one_of_several_categories_can_be_chosen(weights, people, tmp_path, capsys):
+    content = json.loads(people.read_text())
+    dog = {"id": 9, "name": "dog", "keypoints": ["nose", "tail"], "flip_pairs": [], "sigmas": [0.1, 0.1]}
+    content["categories"].append(dog)
+    points = np.array([(50.0, 60.0), (90.0, 100.0)])
+    content["annotations"].append(annotation(99, 1, points, category_id=9))
+    people.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"several categories \(person, dog\): choose one by its name"):
+        run(weights, people, tmp_path / "out")
+    assert run(weights, people, tmp_path / "out", category="person").metrics["num_poses"] == PERSONS
+    results = [{**result(1, STANDING + 4), "category_id": 5}, {**result(1, points), "category_id": 9}]
+    report = evaluate(None, people, tmp_path / "dog", predictions=results, category="dog", with_plots=False)
+    assert (report.metrics["num_poses"], report.metrics["coco"]["AP"]) == (1, 1)
+    arguments = ["--annotations", str(people), "--category", "person"]
+    judge = ["evaluate", str(weights), *arguments, "--runtime", "torch", "--worst", "0", "--out", str(tmp_path / "out")]
+    assert main([*judge, "--images", str(tmp_path)]) == 0
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(weights.read_bytes())
+    assert main(["weights", "calibrate", str(own), *arguments, "--images", str(tmp_path)]) == 0
+    assert "expected calibration error" in capsys.readouterr().out
+
+
+def test_poses_are_suppressed_by_the_area_of_their_own_crop(weights, people, tmp_path, monkeypatch):
+    boxes = [(1, (-50, -50, 20, 20)), (2, (50, 50, 20, 80)), (2, (52, 50, 100, 30))]
+    found = [{"image_id": i, "category_id": 5, "bbox": box, "score": 0.9} for i, box in boxes]
+    (tmp_path / "boxes.json").write_text(json.dumps(found))
+    areas = []
+
+    def spy(image_ids, keypoints, scores, area, *more):
+        areas.append(area)
+        return select_poses(image_ids, keypoints, scores, area, *more)
+
+    monkeypatch.setattr("ebapose.evaluation.run.select_poses", spy)
+    run(weights, people, tmp_path / "out", boxes=tmp_path / "boxes.json")
+    # the network sees 64x64; nothing is predicted for the box beside its picture
+    np.testing.assert_allclose(areas, [[(1.25 * 80) ** 2, (1.25 * 100) ** 2]])
 
 
 def test_the_command(weights, people, tmp_path, capsys):

@@ -16,12 +16,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
+from ebapose import zoo  # noqa: E402
 from ebapose.card import ModelCard, card_path, read_card, verify_sha256  # noqa: E402
 from ebapose.errors import EbaposeError, ModelFileError, UsageError  # noqa: E402
 from ebapose.export import files, verify  # noqa: E402
 from ebapose.export.files import export_model  # noqa: E402
 from ebapose.export.onnx import export_onnx, rounded_to_half  # noqa: E402
-from ebapose.export.verify import compare, example_crops, open_module  # noqa: E402
+from ebapose.export.verify import compare, example_crops, open_module, weights_file  # noqa: E402
 from ebapose.inference.runtime import load_model_file  # noqa: E402
 from ebapose.models import registry  # noqa: E402
 from ebapose.models.weights import save_weights  # noqa: E402
@@ -202,6 +203,13 @@ def test_a_full_disk_names_the_folder_and_leaves_nothing(tmp_path: Path, monkeyp
     with pytest.raises(EbaposeError, match=f"{tmp_path}: cannot be written .No space left"):
         export_model("test_simcc_64x64", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_weights_come_from(tmp_path: Path) -> None:
+    bundled = zoo.bundled_models()["default"]
+    assert weights_file("default") == weights_file("eba_prnetcc18_256x192") == bundled  # trained under either name
+    assert weights_file(tmp_path / "a.onnx") == tmp_path / "a.onnx"
+    assert weights_file("eba_prnetcc34_256x192") is None
 
 
 def test_annotations_that_cannot_judge_are_refused_before_any_work(

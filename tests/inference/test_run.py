@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +84,24 @@ def test_an_interruption_keeps_what_was_done(predictor: Predictor, pictures: Pat
         predict_sources(predictor, [str(pictures)], tmp_path, ("json",), on_image=interrupt)
     (image,) = read_poses_json(tmp_path / "poses.json")
     assert (Path(image.file).name, len(image.poses)) == ("1.jpg", 1)
+
+
+def test_a_signal_keeps_what_was_done(predictor: Predictor, pictures: Path, tmp_path: Path) -> None:
+    predictor.batch_size = 1
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate(name: str) -> None:
+        if name.endswith("1.jpg"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threads = threading.active_count()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        predict_sources(predictor, [str(pictures)], tmp_path, ("json",), on_image=terminate)
+    assert time.monotonic() - began < 1.9  # nobody waits for a thread that has nobody to give to
+    assert threading.active_count() == threads
+    assert [Path(image.file).name for image in read_poses_json(tmp_path / "poses.json")] == ["1.jpg"]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def made_frames(alive: list[int], count: int, error: Exception | None = None) -> Iterator[Frame]:

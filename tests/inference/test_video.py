@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import ebapose
+from ebapose.atomic import GrowingText
 from ebapose.cli import main
 from ebapose.errors import EbaposeError, InputError, UsageError
 from ebapose.inference import video as video_module
@@ -205,15 +206,14 @@ def test_ctrl_c_in_the_terminal(clip: Path, tmp_path: Path) -> None:
 def test_disk_that_fills_up_under_the_table(
     clip: Path, tmp_path: Path, predictor: ebapose.Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Full(video_table._JsonLines):
-        def _append(self, text: str) -> None:
-            if self._size > 3000:
+    class Full(GrowingText):
+        def _write(self, text: str) -> int:
+            if text and self._ends[-1] > 3000:
                 self._file.write(text[:100].encode())  # half a record still fits
-                self._cut()
                 raise OSError(28, "No space left on device")
-            super()._append(text)
+            return super()._write(text)
 
-    monkeypatch.setattr(video_table, "_JsonLines", Full)
+    monkeypatch.setattr(video_table, "GrowingText", Full)
     with pytest.raises(EbaposeError, match=r"walk.v1.jsonl: cannot be written \(No space left on device\); it holds"):
         predict_video(predictor, clip, tmp_path, ("overlay", "json"), draw=draw)
     rows = table(tmp_path / "walk.v1.jsonl")
@@ -250,11 +250,73 @@ def test_every_file_that_cannot_be_completed_is_named(
 
 
 def test_names_that_are_taken(clip: Path, tmp_path: Path, predictor: ebapose.Predictor) -> None:
-    taken = {"walk.v1"}
+    taken = {str(tmp_path / "walk.v1").casefold()}
     options = VideoOptions(seconds=0.05)
     for _ in range(2):
         predict_video(predictor, clip, tmp_path, ("json",), options, draw=draw, taken=taken)
     assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["walk.v1_2.jsonl", "walk.v1_3.jsonl"]
+
+
+def test_files_of_others_survive(clip: Path, tmp_path: Path, predictor: ebapose.Predictor) -> None:
+    options = VideoOptions(seconds=0.05)
+    mine = dict.fromkeys(("walk.v1.mp4", "copy_pose.mp4"), b"precious")
+    copied = tmp_path / "copy.mp4"
+    copied.write_bytes(clip.read_bytes())
+    for name, content in mine.items():
+        (tmp_path / name).write_bytes(content)
+    for _ in range(2):  # the second run replaces the files of the first
+        for source in (clip, copied):
+            predict_video(predictor, source, tmp_path, ("overlay",), options, draw=draw)
+    assert {name: (tmp_path / name).read_bytes() for name in mine} == mine
+    made = sorted(path.name for path in tmp_path.glob("*.mp4") if path.name not in (*mine, "copy.mp4"))
+    assert made == ["copy_pose_2.mp4", "walk.v1_2.mp4"]
+
+
+def test_a_run_that_cannot_start_leaves_the_tables_of_the_last(
+    clip: Path, tmp_path: Path, predictor: ebapose.Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = VideoOptions(seconds=0.05)
+    predict_video(predictor, clip, tmp_path, ("json", "csv"), options, draw=draw)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("walk.v1.*")}
+
+    def refuse(*_: object, **__: object) -> None:
+        raise EbaposeError("no encoder")
+
+    monkeypatch.setattr(video_module, "VideoWriter", refuse)
+    with pytest.raises(EbaposeError, match="no encoder"):
+        predict_video(predictor, clip, tmp_path, ("json", "csv", "parquet", "overlay"), options, draw=draw)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("walk.v1.*")} == before
+
+
+@pytest.mark.parametrize("name", ["x" * 250 + ".mp4", "10:20.mp4", "caf\udce9.mp4"], ids=["long", "colon", "not UTF-8"])
+def test_names_that_are_hard_to_write(
+    name: str, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(clip.read_bytes())
+    formats = ["overlay", "json", "csv", "parquet", "sheet"]
+    assert main(["predict", name, "--out", ".", "--seconds", "0.05", "--save", *formats]) == 0
+    (summary,) = Path().glob("*_pose_summary.json")
+    files = json.loads(summary.read_text(encoding="utf-8"))["files"]
+    assert len(files) == 5
+    assert not list(Path().glob("*partial*"))
+    assert "frames" in capsys.readouterr().out
+
+
+def test_given_boxes_are_of_pictures(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps([{"file_name": clip.name, "bbox": [0, 0, 50, 100]}]))
+    assert main(["predict", str(clip), "--boxes", str(boxes), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == f"ebapose: {clip}: boxes can be given for pictures only, not for videos\n"
+
+
+def test_a_walk_that_nobody_holds_releases_its_source(clip: Path, predictor: ebapose.Predictor) -> None:
+    walk = predictor.track(clip)
+    next(walk)
+    reader = walk.reader
+    del walk
+    with pytest.raises(StopIteration):
+        next(reader)
 
 
 def test_exactly_the_seconds_asked_for(clip: Path, tmp_path: Path, predictor: ebapose.Predictor) -> None:

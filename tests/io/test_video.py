@@ -196,6 +196,30 @@ def test_file_that_was_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert "the file ends early" in caplog.text
 
 
+def test_a_trimmed_file_is_not_cut_off(tmp_path: Path) -> None:
+    """What was cut away at the start, without encoding again, is still in the file, hidden by an edit list."""
+    write_clip(tmp_path / "a.mp4", 60)
+    with av.open(str(tmp_path / "a.mp4")) as source, av.open(str(tmp_path / "b.mp4"), "w") as out:
+        stream = source.streams.video[0]
+        copied = out.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                shift = round(20 / 25 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copied
+                out.mux(packet)
+    frames, reader = read(tmp_path / "b.mp4")
+    assert (len(frames), reader.info.num_frames) == (40, 60)
+    assert (reader.counts.missing, reader.counts.corrupt) == (0, 0)
+
+
+def test_a_name_that_looks_like_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_clip(tmp_path / "a.mp4", 3).rename("2024-05-01T10:20:30.mp4")
+    frames, reader = read("2024-05-01T10:20:30.mp4")
+    assert len(frames) == 3
+    assert reader.info.name == "2024-05-01T10:20:30.mp4"
+
+
 def test_bad_files(tmp_path: Path) -> None:
     index_at_end = write_clip(tmp_path / "late.mp4", 30)
     index_at_end.write_bytes(index_at_end.read_bytes()[:1500])
@@ -234,6 +258,7 @@ def test_folder_of_frames(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / f"frame{index}.png"), picture(index))
     (tmp_path / "frame3.png").write_bytes(b"broken")
     (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "._frame1.png").write_bytes(b"what macOS writes beside it")
     frames, reader = read(tmp_path, fps=10)
     assert shades(frames) == [shade(1), shade(2), shade(10)]
     assert [frame.time_s for frame in frames] == pytest.approx([0.0, 0.1, 0.2])
@@ -399,6 +424,12 @@ def test_file_over_http(server: str, tmp_path: Path) -> None:
     assert len(frames) == 10
     assert not reader.info.live
     assert f"{server}/none.mp4" in error_of(f"{server}/none.mp4")
+
+
+def test_a_recording_without_a_duration_is_not_live(server: str, tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mkv", 10, options={"live": "1"})
+    frames, reader = read(f"{server}/a.mkv")
+    assert (len(frames), reader.info.live, reader.counts.dropped) == (10, False, 0)
 
 
 def test_pictures_without_stamps_get_the_wall_clock(server: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,6 +212,31 @@ def test_overlays_never_replace_the_original(tmp_path: Path) -> None:
     assert (tmp_path / "photo_pose.jpg").exists()
 
 
+def test_overlays_replace_only_those_of_earlier_runs(tmp_path: Path) -> None:
+    before = {}
+    for name in ("photo.jpg", "photo_pose.jpg", "other.jpg"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((48, 64, 3), np.uint8))
+        before[name] = (tmp_path / name).read_bytes()
+    for _ in range(2):
+        with PoseWriter(tmp_path, ["overlay"], draw=draw) as writer:
+            for frame in read_frames([tmp_path / "photo.jpg", tmp_path / "photo_pose.jpg"]):
+                writer.write(frame, make_poses())
+            writer.write(make_frame("in/other.png", stem="other"), make_poses())
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    new = sorted(path.name for path in tmp_path.iterdir() if path.name not in before)
+    assert new == ["other_pose.jpg", "photo_pose_2.jpg", "photo_pose_pose.jpg"]
+
+
+def test_overlays_of_one_run_do_not_replace_each_other(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.zeros((48, 64, 3), np.uint8))
+    for _ in range(2):
+        with PoseWriter(tmp_path, ["overlay"], draw=draw) as writer:
+            writer.write(make_frame("in/a_pose.png", stem="a_pose"), make_poses())
+            for frame in read_frames(tmp_path / "a.jpg"):
+                writer.write(frame, make_poses())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "a_pose.jpg", "a_pose_2.jpg"]
+
+
 @pytest.mark.parametrize("stem", ["../x", "a/../../x", "/etc/x"])
 def test_overlays_stay_in_their_folder(tmp_path: Path, stem: str) -> None:
     writer = PoseWriter(tmp_path / "out", ["overlay"], draw=draw)
@@ -366,6 +391,33 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "poses.csv").exists()
     assert leftovers(tmp_path) == []
     writer.close()  # again does nothing
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs a limit on the size of files")
+def test_a_disk_that_is_really_full_keeps_the_pictures_before(tmp_path: Path) -> None:
+    import resource
+
+    writer = PoseWriter(tmp_path, ["json", "coco", "csv"])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill() -> None:
+        for number in range(1000):
+            written.append(number)
+            writer.write(make_frame(f"{number}.jpg"), make_poses(1))
+
+    written: list[int] = []
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
+    try:
+        with pytest.raises(EbaposeError, match="File too large"):
+            fill()
+        writer.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    data = load(tmp_path, "json")
+    validate(data)
+    for num in (len(data["images"]), len(load(tmp_path, "coco")), len(rows_of(tmp_path)) / 17):
+        assert len(written) - 2 <= num <= len(written)
+    assert leftovers(tmp_path) == []
 
 
 def test_names_that_are_not_unicode(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import subprocess
@@ -121,6 +122,14 @@ def test_a_name_is_not_taken_twice() -> None:
     create_model("test_simcc_64x64")
     with pytest.raises(UsageError, match="simcc50: already registered"):
         register(simcc50)
+
+
+def test_a_model_knows_all_its_options() -> None:
+    design = registry.create_model("test_eba_prnetcc_64x64", sigma=3.0).design
+    assert (design["sigma"], design["width"], design["activation"], design["head"]) == (3.0, 8, "mish", "mlp")
+    assert registry.create_model("tfpose18_small_64x64").design["channels"] == 128
+    copied = copy.deepcopy(registry.create_model("test_simcc_64x64", split_ratio=3.0))
+    assert copied.design["split_ratio"] == 3.0
 
 
 def test_default_card_describes_the_model() -> None:

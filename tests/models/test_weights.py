@@ -12,7 +12,13 @@ from ebapose.card import Calibration  # noqa: E402
 from ebapose.cli import main  # noqa: E402
 from ebapose.errors import ModelFileError, UsageError  # noqa: E402
 from ebapose.models.registry import create_model, default_card  # noqa: E402
-from ebapose.models.weights import average_weights, load_weights, resize_state_dict, save_weights  # noqa: E402
+from ebapose.models.weights import (  # noqa: E402
+    average_weights,
+    beyond_float16,
+    load_weights,
+    resize_state_dict,
+    save_weights,
+)
 
 TINY = "test_simcc_64x64"
 
@@ -45,6 +51,13 @@ def test_the_mean_of_weights(tmp_path):
     for name in a:
         torch.testing.assert_close(weighted[name], 0.25 * a[name] + 0.75 * b[name])
     assert [part["share"] for part in card.about["average_of"]] == [0.25, 0.75]
+
+
+def test_numbers_beyond_float16_are_found():
+    large = torch.tensor([1.0, 7e4])
+    assert beyond_float16({"a": torch.tensor([65504.0]), "b": large}) == "b"
+    infinite = large * torch.inf  # another fault, which `save_weights` names
+    assert beyond_float16({"bn.num_batches_tracked": torch.tensor(70_000), "a": infinite}) is None
 
 
 def test_the_first_file_says_how_boxes_and_outputs_are_read(tmp_path):

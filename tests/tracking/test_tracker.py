@@ -91,6 +91,13 @@ def test_a_false_box_gets_no_identity() -> None:
     assert tracker.update(two_poses((100, 400)), 0.12).track_ids.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("interval_s", [1.0, 5.0, 60.0])
+def test_frames_far_apart(interval_s: float) -> None:
+    tracker = Tracker()
+    found = [tracker.update(two_poses((100,) if n < 2 else (100, 400)), n * interval_s).track_ids for n in range(4)]
+    assert [ids.tolist() for ids in found] == [[1], [1], [1, 2], [1, 2]]
+
+
 def test_low_scores_continue_but_do_not_begin() -> None:
     tracker = Tracker()
     tracker.update(two_poses((100,)), 0.0)
@@ -134,6 +141,7 @@ def test_whom_the_detector_overlooks_is_followed_for_a_while() -> None:
 def test_numbers_are_never_used_again() -> None:
     tracker = Tracker(TrackerOptions(max_lost_s=0.5))
     assert tracker.update(two_poses((100,)), 0.0).track_ids.tolist() == [1]
+    tracker.update(Poses.empty(COCO17, "m", (480, 640)), 4.9)
     for index in range(3):
         found = tracker.update(two_poses((100,)), 5.0 + index / 30)
     assert found.track_ids.tolist() == [2]

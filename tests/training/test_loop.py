@@ -3,7 +3,9 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +15,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import ebapose.training.loader as loader
 import ebapose.training.loop as loop
+from ebapose.card import card_path, parse_card
 from ebapose.config import parse_config
 from ebapose.data.coco import load_coco
-from ebapose.errors import EbaposeError, InputError, UsageError
+from ebapose.errors import EbaposeError, InputError, ModelFileError, UsageError
 from ebapose.models.weights import load_model
 from ebapose.skeleton import COCO17
 from ebapose.training import TrainConfig, load_train_config, train
@@ -67,6 +71,10 @@ elif how == "term":  # told to stop politely
             os.killpg(0, signal.SIGTERM)  # to the workers too, as schedulers do
         return clip(*arguments)
     loop._clip = terminating_clip
+elif how == "raise":  # something that nobody thought of
+    def failing_clip(*arguments):
+        raise RuntimeError("out of memory")
+    loop._clip = failing_clip
 print(train(load_train_config(recipe), out, resume=True).finished)
 """
 
@@ -131,6 +139,25 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(recipe, tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_an_error_that_nobody_catches_ends_all_processes(recipe, tmp_path, monkeypatch):
+    """The traceback holds on to the loader, whose processes ignore the signal that Python ends them with."""
+    recipe["run"] |= {"workers": 2}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    arguments = [sys.executable, "-c", KILLER, str(tmp_path / "recipe.yaml"), str(tmp_path / "run"), "raise", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=120)
+    assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (1, "RuntimeError: out of memory")
+
+    def broken(samples, key):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(loader.ValidationSamples, "__getitem__", broken)
+    with pytest.raises(ZeroDivisionError) as caught:
+        train(config_of(recipe, epochs=1, workers=1), tmp_path / "other")
+    assert caught.traceback  # which holds on to the validation's loader
+    assert not multiprocessing.active_children()
+
+
 def test_a_run_that_goes_on_from_weights_does_not_show_the_same_crops_again(recipe, tmp_path, monkeypatch):
     seeds = []
 
@@ -152,6 +179,25 @@ def test_a_run_that_goes_on_from_weights_does_not_show_the_same_crops_again(reci
     assert seeds[0] == 5
     assert seeds[1] == seeds[2] == seeds[3]
     assert len({seeds[0], seeds[1], seeds[4]}) == 3
+    # what follows from the weights stands in the checkpoint
+    (card,) = {load_model(tmp_path / name / "weights.safetensors")[1].input for name in ("second", "third")}
+    shutil.copy(second, first)
+    shutil.copy(card_path(second), card_path(first))
+    run("second", first, resume=True)
+    first.unlink()
+    run("second", first, resume=True)
+    assert seeds[5] == seeds[6] == seeds[1]
+    # older checkpoints do not say it
+    checkpoint = tmp_path / "second" / "checkpoint.safetensors"
+    with safe_open(checkpoint, "pt") as file:
+        state = json.loads(file.metadata()["ebapose_checkpoint"])
+    assert parse_card(state.pop("origin")["card"], "").input == card
+    save_file(load_file(checkpoint), checkpoint, {"ebapose_checkpoint": json.dumps(state)})
+    with pytest.raises(ModelFileError, match="no such file"):
+        run("second", first, resume=True)
+    shutil.copy(second, first)
+    run("second", first, resume=True)
+    assert seeds[7] == seeds[4]
 
 
 def test_a_run_may_be_planned_anew_on_the_way(recipe, tmp_path, capfd, monkeypatch):
@@ -266,6 +312,40 @@ def test_a_file_of_several_sources_is_read_once(people, monkeypatch):
     assert len(train[0]) == len(train[2]) == len(val) > len(train[1]) > 0
 
 
+def test_one_of_several_categories_can_be_chosen(people, tmp_path):
+    data = json.loads((people / "val" / "annotations.json").read_text())
+    dog = {"id": 9, "name": "dog", "keypoints": ["nose", "tail"], "flip_pairs": [], "sigmas": [0.1, 0.1]}
+    data["categories"].append(dog)
+    data["annotations"][0] |= {"category_id": 9, "keypoints": [5, 5, 2, 9, 9, 2], "num_keypoints": 2}
+    (tmp_path / "zoo.json").write_text(json.dumps(data))
+    source = {"annotations": "zoo.json", "images": str(people / "val" / "images")}
+
+    def read(*names):
+        sources = [{**source, "category": name} for name in names]
+        return load_records(parse_config(DataConfig, {"root": str(tmp_path), "train": sources}, "data"))[0]
+
+    assert [(r.category_id, len(r)) for r in read("dog", "dog")] == [(9, 1), (9, 1)]
+    assert len(read("person")[0]) == len(data["annotations"]) - 1
+    with pytest.raises(InputError, match=r"several categories \(person, dog\): choose one by its name"):
+        read(None)
+    with pytest.raises(InputError, match=r"zoo\.json: keypoints .* differ"):
+        read("person", "dog")
+
+
+def test_weights_that_float16_cannot_hold_are_written_as_float32(recipe, tmp_path, monkeypatch, capfd):
+    real = loop.build_model
+
+    def large(*arguments, **more):
+        built = real(*arguments, **more)
+        built[0].bn1.running_var.fill_(1e9)
+        return built
+
+    monkeypatch.setattr(loop, "build_model", large)
+    weights = train(config_of(recipe, epochs=1), tmp_path).weights
+    assert load_file(weights)["bn1.running_var"].dtype == torch.float32
+    assert "float32: bn1.running_var holds a number that is too large for float16" in capfd.readouterr().err
+
+
 def test_a_full_disk_gets_one_line(recipe, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -291,11 +371,14 @@ def test_a_loss_that_is_not_finite_stops_and_saves_the_batch(recipe, tmp_path, m
         return (loss * float("nan") if len(calls) == 3 else loss), details
 
     monkeypatch.setattr(loop, "_loss", poisoned)
+    recipe["data"]["train"] *= 2
     with pytest.raises(EbaposeError, match=r"loss of step 2 is nan: .* saved in .*; the last .* intact, but .* same"):
         train(config_of(recipe, checkpoint_every_s=0), tmp_path)
     batch = np.load(tmp_path / "bad_batch_step2_process0.npz")
     assert batch["images"].shape == (8, 64, 64, 3)
     assert batch["target_0"].shape == (8, 17, 128)
+    assert set(batch["sources"]) == {0, 1}
+    assert batch["indices"].max() < 24
     monkeypatch.undo()
     assert train(config_of(recipe, checkpoint_every_s=0), tmp_path, resume=True).finished == "complete"
 
@@ -410,6 +493,9 @@ def test_impossible_requests_are_refused_before_anything_is_written(recipe, tmp_
         with pytest.raises(UsageError, match=f"model 'test_eba_prnetcc_64x64' .*{cause}$") as refused:
             train({**recipe, "model": {"name": "test_eba_prnetcc_64x64", "options": options}}, tmp_path / "run")
         assert "\n" not in str(refused.value)
+    half = {**recipe, "optim": {"lr": 1, "name": "muon"}}
+    with pytest.raises(UsageError, match=r"optim\.name muon .* run\.precision fp16 .*: take bf16, or adamw$"):
+        config_of(half, precision="fp16")
     heatmaps = {**recipe, "model": {"name": "test_simple_baseline_64x64"}, "loss": {"reduction": "reference"}}
     with pytest.raises(UsageError, match=r"loss\.reduction: test_simple_baseline_64x64 has no SimCC head"):
         train(heatmaps, tmp_path / "run")

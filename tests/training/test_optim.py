@@ -89,6 +89,18 @@ def test_every_optimizer_fits_a_linear_rule(name):
     assert losses[-1] < 0.1 * losses[0]
 
 
+def test_muon_with_learning_rates_of_its_own_for_a_layer():
+    model = network()
+    matrices, rest = build_optimizers(model, config(name="muon", lr_factors={"3": 10}))
+    set_lr([matrices, rest], 0.5)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = [{names[id(p)]: g["lr"] for g in o.param_groups for p in g["params"]} for o in (matrices, rest)]
+    assert found == [
+        {"0.weight": 0.5, "3.weight": 5.0},
+        {"0.bias": 0.5, "1.weight": 0.5, "1.bias": 0.5, "3.bias": 5.0},
+    ]
+
+
 @pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16)])
 def test_orthogonalized_matrices_keep_their_directions(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))

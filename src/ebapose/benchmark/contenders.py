@@ -60,7 +60,7 @@ def open_model(path: Path, threads: int, folder: Path, notes: list[str]) -> tupl
 
 
 def open_registered(name: str, threads: int, folder: Path, **options: Any) -> list[Contender]:
-    """A registered model with random weights in every runtime; its file, named like it, is written to the folder.
+    """A registered model with random weights in every runtime; its file is written to a folder of its own in `folder`.
 
     Raises UsageError where `create_model` does not take the name or the options, MissingDependencyError without torch.
     """
@@ -72,7 +72,8 @@ def open_registered(name: str, threads: int, folder: Path, **options: Any) -> li
         torch.manual_seed(0)
         module = create_model(name, **options).eval()
     card = default_card(module)
-    return _in_all_runtimes(f"{name} (random weights)", _export(module, card, folder), module, card, threads)
+    path = _export(module, card, folder / "random")  # trained weights may have the same name
+    return _in_all_runtimes(f"{name} (random weights)", path, module, card, threads)
 
 
 def _export(module: Any, card: ModelCard, folder: Path) -> Path:

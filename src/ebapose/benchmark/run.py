@@ -172,7 +172,7 @@ def run_benchmark(
         networks = [t for size in dict.fromkeys(batch_sizes) for t in time_networks(contenders, size, repeats)]
         picture, scene = _picture(folder)
         pipeline = _time_pipeline(path, picture, scene, threads, repeats, folder)
-        start_s, peak_rss_mib = _time_starts(path, picture, folder)
+        start_s, peak_rss_mib = _time_starts(path, picture, threads, folder)
     result = BenchmarkResult(
         model=card.name,
         default_runtime=choose_runtime(path, "auto"),
@@ -296,7 +296,9 @@ def _time_pipeline(path: Path, picture: Path, scene: Scene, threads: int, repeat
     )
 
 
-def _time_starts(path: Path, picture: Path, folder: Path, repeats: int = 3) -> tuple[dict[str, float], float | None]:
+def _time_starts(
+    path: Path, picture: Path, threads: int, folder: Path, repeats: int = 3
+) -> tuple[dict[str, float], float | None]:
     """Seconds of fresh processes (median), and the peak memory in MiB of the one that predicts a picture."""
     predict = [
         "predict",
@@ -306,6 +308,8 @@ def _time_starts(path: Path, picture: Path, folder: Path, repeats: int = 3) -> t
         str(folder / "first"),
         "--model",
         str(path),
+        "--threads",
+        str(threads),
         "--quiet",
     ]
     commands = {

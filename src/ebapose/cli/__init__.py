@@ -9,6 +9,7 @@ Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -60,6 +61,8 @@ VERBS: dict[str, Callable[..., int]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the `ebapose` command; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may not be in the terminal's encoding
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if arguments in (["--version"], ["-V"]):
         from ebapose import __version__

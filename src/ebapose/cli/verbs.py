@@ -29,7 +29,7 @@ def predict(
     annotations: Path | None = None,
     flip_test: bool = False,
     whole_image: bool = False,
-    detector_score: float = 0.35,
+    detector_score: float | None = None,
     batch_size: int = 16,
     threads: int | None = None,
     min_score: float = 0.2,
@@ -56,7 +56,7 @@ def predict(
         annotations: COCO annotations that name the image ids for --save coco.
         flip_test: Also run mirror images and average: a little more accurate, twice the cost.
         whole_image: Do not look for persons: one person fills each picture.
-        detector_score: Person boxes below this score are dropped.
+        detector_score: Person boxes below this score are dropped; 0.35 if not given, and none of those of --boxes.
         batch_size: Most persons that go through the network at once.
         threads: CPU threads; all available ones by default.
         min_score: Keypoints below this score are not drawn.
@@ -82,15 +82,19 @@ def predict(
         raise UsageError("--save: name at least one of what there is to write, see ebapose predict --help")
     if boxes is not None and whole_image:
         raise UsageError("--boxes and --whole-image exclude each other")
+    if whole_image and detector_score is not None:
+        raise UsageError("--detector-score: with --whole-image there is no detector")
     video = VideoOptions(smooth=smooth, detect_every_s=detect_every, show=show, seconds=seconds, fps=fps)
     detector: PersonDetector | Literal["whole-image"]
     if boxes is not None:
         given = _as_usage(read_detections, boxes)
-        detector = GivenBoxes(given.boxes, unusable=given.unusable)
+        detector = GivenBoxes(given.boxes, detector_score or 0.0, given.unusable)
     elif whole_image:
         detector = "whole-image"
+    elif detector_score is None:
+        detector = NanoDet(threads=threads)
     else:
-        detector = NanoDet(score_threshold=detector_score, threads=threads)
+        detector = NanoDet(detector_score, threads=threads)
     predictor = load(model, runtime, detector=detector, flip_test=flip_test, batch_size=batch_size, threads=threads)
     with ProgressBar("predicting", "pictures", quiet) as progress:
         summary = predict_sources(
@@ -149,6 +153,7 @@ def evaluate(
     boxes: str | None = None,
     predictions: Path | None = None,
     skeleton: str | None = None,
+    category: str | None = None,
     flip_test: bool = True,
     runtime: RuntimeName = "auto",
     detector_score: float = 0.0,
@@ -166,6 +171,7 @@ def evaluate(
         boxes: gt for the annotated boxes (default for a model), or a COCO detections file.
         predictions: COCO results of any tool to judge instead of running a model.
         skeleton: Name (coco17, lsp14, mpii16, crowdpose14) or file of the skeleton; default: that of the annotations.
+        category: Name of the category, if several have keypoints.
         flip_test: Average with the mirror image.
         runtime: What runs the network; auto takes OpenVINO.
         detector_score: With a detections file: boxes below this score are left out.
@@ -196,6 +202,7 @@ def evaluate(
             images_dir=images,
             boxes=boxes,
             skeleton=skeleton,
+            category=category,
             worst=worst,
             **running,
         )

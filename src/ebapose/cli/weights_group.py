@@ -80,6 +80,7 @@ def calibrate_weights(
     annotations: tuple[Path, ...],
     images: Path | None = None,
     skeleton: str | None = None,
+    category: str | None = None,
     position: Literal["peak", "expected"] | None = None,
 ) -> int:
     """Make scores and standard deviations mean what they say: measure them on data, correct them in the card.
@@ -89,6 +90,7 @@ def calibrate_weights(
         annotations: COCO keypoint annotations of persons that the model was not trained on; several files count alike.
         images: Folder of the pictures; found beside the annotations if it has a usual name.
         skeleton: Name (coco17, lsp14, mpii16, crowdpose14) or file of the skeleton; default: that of the annotations.
+        category: Name of the category, if several have keypoints.
         position: How a SimCC model reads its distributions from now on: the peak, as published, or the place nearest to
             the truth on average, which is better where the model is often unsure. As before if not given.
     """
@@ -100,6 +102,7 @@ def calibrate_weights(
             annotations,
             images_dir=images,
             skeleton=skeleton,
+            category=category,
             position=position,
             on_start=progress.start,
             on_image=progress.advance,

@@ -51,7 +51,7 @@ KINDS: dict[str, tuple[Level, str]] = {
     "empty box": ("error", "width or height of bbox is not positive; training leaves the person out"),
     "box outside": ("error", "bbox does not touch the picture; training leaves the person out"),
     "box beyond": ("warning", "bbox sticks out of the picture by more than 2 px (xyxy instead of xywh?)"),
-    "no area": ("error", "area is not positive; training and evaluation leave the person out"),
+    "no area": ("error", "area is not positive; training leaves the person out, evaluation counts it as not found"),
     "area larger than box": ("warning", "area exceeds that of bbox: OKS will be too kind"),
     "keypoint outside": ("warning", "a labelled keypoint lies outside of the picture"),
     "keypoint far from box": ("warning", "a labelled keypoint lies outside of bbox by more than half its size"),

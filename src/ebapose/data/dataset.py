@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import cv2
 import numpy as np
@@ -37,6 +37,7 @@ SampleKey = int | tuple[int, int]
 
 # keeps the paste pool's generator apart from those of samples, which are (seed, epoch, index)
 _POOL_STREAM = 2**32 - 1
+_GENERATION = 16  # epochs that a cut-out stays in the pool
 
 
 class Sample(TypedDict):
@@ -49,6 +50,7 @@ class Sample(TypedDict):
         weights: (K,) float32, how much each label counts; 0 where not labelled.
         matrix: (2, 3) float64, image px to crop px.
         index: row of the person in the data set's records.
+        source: which data set, where samples come from several.
     """
 
     image: UInt8Array
@@ -57,6 +59,7 @@ class Sample(TypedDict):
     weights: NDArray[np.float32]
     matrix: NDArray[np.float64]
     index: int
+    source: NotRequired[int]
 
 
 class CropDataset:
@@ -71,6 +74,8 @@ class CropDataset:
         cache_bytes: memory for decoded pictures, per process. Pictures of at most `cache_pixels` pixels are kept until
             it is full. With several workers call `preload()` before they start, so that they share one copy.
         cache_pixels: see `cache_bytes`. Larger JPEGs are decoded at reduced size where the crop allows.
+        repeat: so many successive epochs are asked for in turn (`repeat` of a recipe). It changes no sample, only what
+            is held in memory.
 
     Attributes:
         epoch: the epoch of plain integer keys. Workers that live on do not see a change: give them
@@ -88,6 +93,7 @@ class CropDataset:
         seed: int = 0,
         cache_bytes: int = 0,
         cache_pixels: int = 640 * 640,
+        repeat: int = 1,
     ) -> None:
         self.records = records
         self.size_hw = size_hw
@@ -101,7 +107,8 @@ class CropDataset:
         self._cache: dict[int, UInt8Array] = {}
         self._cached_bytes = 0
         self._cache_full = cache_bytes <= 0
-        self._pool: dict[int, tuple[int, UInt8Array, UInt8Array]] = {}
+        self._pool: dict[int, dict[int, tuple[UInt8Array, UInt8Array]]] = {}  # by slot and generation
+        self._generations_between = -(-(repeat - 1) // _GENERATION)
         self._process = -1
 
     def __len__(self) -> int:
@@ -218,10 +225,12 @@ class CropDataset:
         """Cut-out number `slot` of the epoch's pool: crop (H, W, 3) and silhouette (H, W).
 
         Who stands in the pool follows from (seed, epoch) alone, so what a worker happens to hold in memory changes
-        nothing. From one epoch to the next a sixteenth of the pool is exchanged.
+        nothing. From one epoch to the next a sixteenth of the pool is exchanged; where several epochs are shown in
+        turn, what was exchanged within them is kept.
         """
-        generation = (epoch + slot) // 16
-        if slot not in self._pool or self._pool[slot][0] != generation:
+        generation = (epoch + slot) // _GENERATION
+        held = self._pool.get(slot, {})
+        if generation not in held:
             records = self.records
             index = int(np.random.default_rng((self.seed, _POOL_STREAM, generation, slot)).integers(len(records)))
             plain = Geometry(records.boxes_xyxy[index].astype(np.float64), 0.0, 1.0, False, (0.0, 0.0))
@@ -237,8 +246,11 @@ class CropDataset:
                 records.skeleton,
                 flip=False,
             )
-            self._pool[slot] = generation, crop, person_mask(points, seen, records.skeleton, self.size_hw)
-        return self._pool[slot][1:]
+            reach = self._generations_between
+            held = {other: cutout for other, cutout in held.items() if abs(other - generation) <= reach}
+            held[generation] = crop, person_mask(points, seen, records.skeleton, self.size_hw)
+            self._pool[slot] = held
+        return held[generation]
 
     def _read(self, row: int, scale: float) -> tuple[UInt8Array, int]:
         """RGB picture of image number `row`, and how many times smaller than annotated it is (1, 2, 4 or 8).

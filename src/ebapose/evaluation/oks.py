@@ -19,6 +19,8 @@ FloatArray = NDArray[np.float64]
 
 _EPS = np.spacing(1.0)  # as pycocotools: keeps an area of 0 finite
 
+RESCORE_THRESHOLD = 0.2  # keypoint scores above it make a pose's score, see `pose_scores`
+
 
 def keypoint_similarity(distance_sq: ArrayLike, area: ArrayLike, sigmas: ArrayLike) -> FloatArray:
     """exp(-d^2 / (2 area (2 sigma)^2)), element by element.
@@ -120,7 +122,7 @@ def pose_oks(keypoints: ArrayLike, areas: ArrayLike, sigmas: ArrayLike, visible:
     return np.asarray(np.divide((similarity * both).sum(-1), count, out=np.zeros(count.shape), where=count > 0))
 
 
-def pose_scores(box_scores: ArrayLike, keypoint_scores: ArrayLike, threshold: float = 0.2) -> FloatArray:
+def pose_scores(box_scores: ArrayLike, keypoint_scores: ArrayLike, threshold: float = RESCORE_THRESHOLD) -> FloatArray:
     """Score of each pose: box score times the mean of its keypoint scores above `threshold` (0 if there is none).
 
     The threshold belongs to the scale of the keypoint scores: 0.2 fits heatmap peaks and probabilities, raw SimCC peaks

@@ -100,6 +100,7 @@ def evaluate_predictions(
     *,
     images_dir: str | Path | None = None,
     skeleton: SkeletonLike | None = None,
+    category: str | None = None,
     worst: int = 12,
     with_plots: bool = True,
     unreadable: Mapping[int, str] | None = None,
@@ -116,6 +117,7 @@ def evaluate_predictions(
         box_mode: where the person boxes came from, see `ebapose.evaluation.coco_ap.CocoAP`.
         images_dir: folder of the photographs, for pictures of the worst poses; None: no such pictures.
         skeleton: see `read_annotations`; default: the annotations' own.
+        category: name of the category to judge on, see `read_annotations`; results of others are left out.
         worst: how many of the worst poses to draw.
         with_plots: draw the plots.
         unreadable: id of a picture that could not be predicted -> why, one line for the report.
@@ -133,7 +135,7 @@ def evaluate_predictions(
         raise UsageError(f"{folder}: is a file, not a folder for a report")
     if images_dir is not None and not Path(images_dir).is_dir():
         raise UsageError(f"{images_dir}: no such folder of pictures")
-    truth = annotations if isinstance(annotations, Annotations) else read_annotations(annotations, skeleton)
+    truth = annotations if isinstance(annotations, Annotations) else read_annotations(annotations, skeleton, category)
     if not truth.counted.any():
         raise UsageError(f"{truth.name}: no person with labelled keypoints to evaluate")
     poses = predictions if isinstance(predictions, Results) else read_results(predictions, truth)

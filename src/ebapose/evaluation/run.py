@@ -20,7 +20,7 @@ from ebapose.errors import InputError, UsageError
 from ebapose.evaluation.calibration import CalibrationGain, Judged, calibrate, judge
 from ebapose.evaluation.coco_ap import BoxMode
 from ebapose.evaluation.inputs import NO_ANNOTATION, Results, read_annotations
-from ebapose.evaluation.oks import pose_scores, select_poses
+from ebapose.evaluation.oks import RESCORE_THRESHOLD, pose_scores, select_poses
 from ebapose.evaluation.report import Report, evaluate_predictions
 from ebapose.geometry.crop import fit_boxes
 from ebapose.inference.detector import WholeImage
@@ -31,8 +31,8 @@ from ebapose.io.pictures import read_image
 from ebapose.models.registry import model_name
 from ebapose.structures import Boxes, Frame
 
-RESCORE_THRESHOLD = 0.2
 NMS_OKS = 0.9
+NMS_PADDING = 1.25  # by which the published protocols enlarge the boxes whose areas OKS-NMS compares
 
 _logger = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ def evaluate(
     images_dir: str | Path | None = None,
     boxes: str | Path | None = None,
     skeleton: SkeletonLike | None = None,
+    category: str | None = None,
     worst: int = 12,
     with_plots: bool = True,
     **options: Any,
@@ -61,6 +62,7 @@ def evaluate(
         boxes: "gt" (default for a model) or a COCO detections file; with `predictions` it only names what they were
             made with.
         skeleton: where the annotations do not say enough, see `ebapose.data.coco.load_coco`.
+        category: name of the category to judge on, where several have keypoints; results of others are left out.
         worst, with_plots: see `evaluate_predictions`.
         options: further ones of `evaluate_model`: flip_test, runtime, detector_score, batch_size, threads, ...
 
@@ -82,6 +84,7 @@ def evaluate(
             mode,
             images_dir=images_dir,
             skeleton=skeleton,
+            category=category,
             worst=worst,
             with_plots=with_plots,
         )
@@ -92,6 +95,7 @@ def evaluate(
         images_dir=images_dir,
         boxes="gt" if boxes is None else boxes,
         skeleton=skeleton,
+        category=category,
         worst=worst,
         with_plots=with_plots,
         **options,
@@ -114,6 +118,7 @@ def evaluate_model(
     images_dir: str | Path | None = None,
     boxes: str | Path = "gt",
     skeleton: SkeletonLike | None = None,
+    category: str | None = None,
     flip_test: bool = True,
     runtime: RuntimeName = "auto",
     detector_score: float = 0.0,
@@ -126,10 +131,12 @@ def evaluate_model(
 ) -> Report:
     """Predict every person of a COCO keypoint data set and write the evaluation report.
 
-    With "gt" every annotated person's own box is given (crowds and persons without labels are left out). With a
-    detections file each of its boxes is given; poses are then rescored (box score times mean keypoint score) and those
-    nearly the same as a better one are dropped (OKS-NMS at 0.9), as the published protocols do. Pictures that cannot be
-    read are logged and named in the report; their persons have no pose and count as not found.
+    With "gt" every annotated person's own box is given (crowds and persons without labels are left out; those without
+    area, or with a box outside of the picture, count as not found). With a detections file each of its boxes is given;
+    poses are then rescored (box score times mean keypoint score) and those nearly the same as a better one are dropped,
+    as the published protocols do: OKS-NMS at 0.9, where a pose's area is that of its box, grown to the form of the
+    network's input and by a factor of 1.25. Pictures that cannot be read are logged and named in the report; their
+    persons have no pose and count as not found.
 
     Args:
         model: bundled model or model file, see `ebapose.load`.
@@ -138,6 +145,7 @@ def evaluate_model(
         images_dir: folder of the pictures; found beside the annotations by default.
         boxes: "gt" or a COCO detections file.
         skeleton: where the annotations do not say enough, see `ebapose.data.coco.load_coco`.
+        category: name of the category, where several have keypoints.
         flip_test, runtime, batch_size, threads: see `ebapose.load`.
         detector_score: boxes of a detections file below it are left out.
         worst, with_plots: see `evaluate_predictions`.
@@ -150,7 +158,7 @@ def evaluate_model(
         InputError: annotations, detections or all of the pictures cannot be read.
     """
     mode = _box_mode(boxes)
-    records = load_coco(annotations, images_dir, skeleton)
+    records = load_coco(annotations, images_dir, skeleton, category)
     records = records.persons() if mode == "gt" else records.detections(boxes, detector_score)
     if not len(records):
         raise UsageError(f"{annotations}: no person with labelled keypoints to evaluate")
@@ -159,9 +167,9 @@ def evaluate_model(
     )
     refuse_other_skeleton(predictor.card, records)
     on_start(len(np.unique(records.image_indices)))
-    results, unreadable = _predict(predictor, records, on_image)
+    rows, results, unreadable = _predict(predictor, records, on_image)
     if mode == "detector":
-        results = results[_suppress(results, records)]
+        results = results[_suppress(results, records.select(rows), predictor.card.input.size_hw)]
     out = Path(out_dir)
     with atomic_write(out / "coco_results.json") as temporary, temporary.open("w", encoding="utf-8") as file:
         entries = results.to_json(records.category_id)
@@ -173,6 +181,7 @@ def evaluate_model(
         mode,
         images_dir=records.images_dir,
         skeleton=records.skeleton,
+        category=category,
         worst=worst,
         with_plots=with_plots,
         unreadable=unreadable,
@@ -204,6 +213,7 @@ def calibrate_weights(
     *,
     images_dir: str | Path | None = None,
     skeleton: SkeletonLike | None = None,
+    category: str | None = None,
     position: Literal["peak", "expected"] | None = None,
     on_start: Callable[[int], None] = lambda total: None,
     on_image: Callable[[str], None] = lambda name: None,
@@ -218,6 +228,7 @@ def calibrate_weights(
             alike, however many persons it has.
         images_dir: folder of the pictures; found beside the annotations by default.
         skeleton: where the annotations do not say enough, see `ebapose.data.coco.load_coco`.
+        category: name of the category in each of the files, where several have keypoints.
         position: how keypoints are read from now on, see `ebapose.card.CodecSpec`; None leaves it as it is.
         on_start, on_image: as for `evaluate_model`.
 
@@ -237,13 +248,13 @@ def calibrate_weights(
         card = card.model_copy(update={"codec": card.codec.model_copy(update={"position": position})})
     runtime, _ = load_model_file(Path(weights), "torch")
     predictor = Predictor(card, runtime, WholeImage())
-    sets = [(path, load_coco(path, images_dir, skeleton).persons()) for path in annotations]
+    sets = [(path, load_coco(path, images_dir, skeleton, category).persons()) for path in annotations]
     on_start(sum(len(np.unique(records.image_indices)) for _, records in sets))
     judged, names = [], []
     for path, records in sets:
         refuse_other_skeleton(card, records)
-        results, _ = _predict(predictor, records, on_image)
-        judged.append(judge(read_annotations(path, records.skeleton), results, "gt"))
+        _, results, _ = _predict(predictor, records, on_image)
+        judged.append(judge(read_annotations(path, records.skeleton, category), results, "gt"))
         names.append(f"{Path(path).name}: {len(results)} persons")
     calibration, gain = calibrate(Judged.balanced(judged), ", ".join(names))
     card = card.model_copy(update={"calibration": calibration})
@@ -260,10 +271,11 @@ def _is_half(path: Path) -> bool:
 
 def _predict(
     predictor: Predictor, records: CocoKeypoints, on_image: Callable[[str], None]
-) -> tuple[Results, dict[int, str]]:
+) -> tuple[NDArray[np.intp], Results, dict[int, str]]:
     """Every record's pose, in the order of the records, as plain arrays (about 700 bytes each for 17 keypoints).
 
-    And, by the id of its picture, one line about each picture that cannot be read. InputError if none can.
+    In front of them the rows of the records that have a pose, and behind, by the id of its picture, one line about each
+    picture that cannot be read. InputError if none can.
     """
     order = np.argsort(records.image_indices, kind="stable")
     rows_of: dict[int, NDArray[np.intp]] = {}
@@ -305,12 +317,13 @@ def _predict(
         sigmas_px=sigmas,
         annotation_ids=np.where(records.annotation_ids < 0, NO_ANNOTATION, records.annotation_ids),
     )
-    return results[done], unreadable
+    rows = np.flatnonzero(done)
+    return rows, results[rows], unreadable
 
 
-def _suppress(results: Results, records: CocoKeypoints) -> NDArray[np.intp]:
-    """Rows that survive OKS-NMS within their picture."""
-    _, sizes_wh = fit_boxes(records.boxes_xyxy, (4, 3), 1.25)
+def _suppress(results: Results, records: CocoKeypoints, size_hw: tuple[int, int]) -> NDArray[np.intp]:
+    """Rows that survive OKS-NMS within their picture, by the areas of the boxes in the form of the network's crops."""
+    _, sizes_wh = fit_boxes(records.boxes_xyxy, size_hw, NMS_PADDING)
     areas = sizes_wh.prod(axis=1)
     return np.sort(
         select_poses(results.image_ids, results.keypoints, results.scores, areas, records.skeleton.sigmas, NMS_OKS)

@@ -40,6 +40,7 @@ from ebapose.export.verify import (
     example_crops,
     open_module,
     verify,
+    weights_file,
 )
 from ebapose.geometry.crop import image_to_crop_matrix, warp_crop
 from ebapose.inference.runtime import OpenVINORuntime, TorchRuntime
@@ -126,7 +127,7 @@ def export_model(
         raise UsageError(f"export: --{'skeleton' if images is None else 'images'} needs --annotations")
     module, card = open_module(model)
     persons = None if annotations is None else _judges(card, annotations, images, skeleton)
-    trained = Path(str(model)).exists() or card.name != str(model)
+    trained = weights_file(model) is not None
     out = Path(out)
     target = out / _file_name(card, format, precision)
     for path in (target, target.with_suffix(".bin"), card_path(target)):

@@ -96,19 +96,26 @@ def open_module(model: str | Path) -> tuple[torch.nn.Module, ModelCard]:
     """
     if importlib.util.find_spec("torch") is None:
         raise MissingDependencyError("torch", "torch", "exporting a model")
-    bundled = zoo.bundled_models()
-    text = str(model)
-    if text in bundled or (text and (Path(text).suffix or Path(text).exists())):
+    file = weights_file(model)
+    if file is not None:
         from ebapose.models.weights import load_model
 
-        return load_model(bundled.get(text, Path(text)))
-    parse_name(text)
+        return load_model(file)
+    parse_name(str(model))
     import torch
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        created = create_model(text).eval()
+        created = create_model(str(model)).eval()
     return created, default_card(created)
+
+
+def weights_file(model: str | Path) -> Path | None:
+    """Where `open_module` takes the weights from; None for a registered name, which has random ones."""
+    bundled, text = zoo.bundled_models(), str(model)
+    if text in bundled or (text and (Path(text).suffix or Path(text).exists())):
+        return bundled.get(text, Path(text))
+    return None
 
 
 def verify(module: torch.nn.Module, card: ModelCard, path: Path, *, half: bool) -> Verification:

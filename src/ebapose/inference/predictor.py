@@ -217,14 +217,18 @@ class Predictor:
             left as a context manager, and when nobody holds it any more.
 
         Raises:
-            InputError: the source cannot be read.
+            InputError: the source cannot be read, or the detector's boxes are given ones: those are of pictures.
         """
         from ebapose.io.video import open_video
         from ebapose.tracking.smoothing import SmoothingOptions
         from ebapose.tracking.stream import DETECT_EVERY_S, TrackedVideo
 
+        video = open_video(source, fps=fps, live=live)
+        if isinstance(self.detector, GivenBoxes):
+            video.close()
+            raise InputError(f"{video.info.name}: boxes can be given for pictures only, not for videos")
         return TrackedVideo(
-            open_video(source, fps=fps, live=live),
+            video,
             self._detect,
             self,
             detect_every_s=DETECT_EVERY_S if detect_every_s is None else detect_every_s,

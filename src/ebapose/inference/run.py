@@ -18,11 +18,12 @@ from typing import TypeVar
 from ebapose.draw import draw_poses
 from ebapose.errors import EbaposeError, InputError, UsageError
 from ebapose.inference.predictor import Predictor
+from ebapose.inference.signals import StopSignals
 from ebapose.inference.video import VideoFormat, VideoOptions, VideoSummary, predict_video
 from ebapose.io.readers import image_id_from_name, read_image_ids
 from ebapose.io.sources import FailedInput, Source, SourceLike, list_sources, read_frames
 from ebapose.io.video import is_video_source
-from ebapose.io.writers import FORMATS, PoseWriter
+from ebapose.io.writers import FILE_NAMES, FORMATS, PoseWriter
 from ebapose.structures import Frame, Poses, UInt8Array
 
 AHEAD = 4  # pictures (read, or predicted) that wait for the next stage at most
@@ -72,7 +73,7 @@ def predict_sources(
     """Predict every picture, then every video, that `sources` name and write the results.
 
     One input that fails is reported and the rest goes on; what was written stays complete and readable, also after
-    Ctrl-C.
+    Ctrl-C (in the main thread also after SIGTERM and SIGHUP, unless the caller handles them).
 
     Args:
         predictor: from `ebapose.load`.
@@ -149,28 +150,33 @@ def predict_sources(
         on_start(total)
 
     picture_formats = [name for name in FORMATS if name in formats] if files else []
-    with PoseWriter(out_dir, picture_formats, draw=draw, image_id=image_id) as writer:
-        frames = _ahead(readable(files, writer), stop)
-        for frame, poses, problems, _ in _ahead(predictor.stream(frames), stop):
-            began = time.perf_counter()
-            with reporting:
-                for problem in problems:
-                    fail_picture(writer, frame.name, InputError(problem))
-                if not len(poses) and not problems:
-                    fail_picture(writer, frame.name, InputError(f"{frame.name}: no person found"))
-                try:
-                    writer.write(frame, poses)
-                except InputError as error:
-                    fail_picture(writer, frame.name, error)
-                summary.images += 1
-                summary.persons += len(poses)
-                on_image(frame.name)
-            spent["write"] += time.perf_counter() - began
+    with StopSignals() as signals, PoseWriter(out_dir, picture_formats, draw=draw, image_id=image_id) as writer:
+        try:
+            frames = _ahead(readable(files, writer), stop)
+            for frame, poses, problems, _ in _ahead(predictor.stream(frames), stop):
+                began = time.perf_counter()
+                with reporting:
+                    for problem in problems:
+                        fail_picture(writer, frame.name, InputError(problem))
+                    if not len(poses) and not problems:
+                        fail_picture(writer, frame.name, InputError(f"{frame.name}: no person found"))
+                    try:
+                        writer.write(frame, poses)
+                    except InputError as error:
+                        fail_picture(writer, frame.name, error)
+                    summary.images += 1
+                    summary.persons += len(poses)
+                    on_image(frame.name)
+                spent["write"] += time.perf_counter() - began
+        finally:
+            stop.set()
+            signals.ignore()  # while the files are completed
     spent["write"] -= spent["draw"]  # the writer calls it
     stages = predictor.times.milliseconds(earlier)
     per_image = {name: 1000 * seconds / max(summary.images, 1) for name, seconds in spent.items()}
     summary.milliseconds = {"read": per_image.pop("read"), **stages, **per_image}
-    taken: set[str] = set()  # two streams may go by the same name: folders of frames, say
+    # Two streams may go by the same name: folders of frames, say. A video may go by that of the pictures' files.
+    taken = {str(out_dir / Path(name).stem).casefold() for name in FILE_NAMES.values()} if files else set()
     for source, stem in videos:
         try:
             found = predict_video(
@@ -202,7 +208,8 @@ def predict_sources(
 def _ahead(items: Iterator[T], stop: threading.Event) -> Iterator[T]:
     """The same items, made by a thread of their own, at most `AHEAD` before they are asked for.
 
-    An exception arrives in its place. `stop` ends all such threads of a run; it is set when one iterator is closed.
+    An exception arrives in its place. `stop` ends all such threads of a run; it is set when one iterator is closed or
+    interrupted.
     """
     ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(AHEAD)
 
@@ -238,7 +245,7 @@ def _ahead(items: Iterator[T], stop: threading.Event) -> Iterator[T]:
             if entry is None:
                 return
             yield entry[0]
-    except GeneratorExit:
+    except (GeneratorExit, KeyboardInterrupt):  # nobody takes what the thread makes any more
         stop.set()
         raise
     finally:

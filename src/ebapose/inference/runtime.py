@@ -193,6 +193,7 @@ class VerifiedRuntime:
     """
 
     WORTH_IT = 16
+    PATIENCE = 256
 
     def __init__(
         self, exact: Runtime, open_fast: Callable[[], Runtime], agree: Callable[[Outputs, Outputs], bool | None]
@@ -215,7 +216,10 @@ class VerifiedRuntime:
         return self._chosen.precision
 
     def __call__(self, batch: NDArray[Any]) -> Outputs:
-        """See `Runtime`. Once it is worth it, both run until a batch can tell; the fast one stays if they agree."""
+        """See `Runtime`. Once it is worth it, both run until a batch can tell; the fast one stays if they agree.
+
+        Where nothing could tell in `PATIENCE` crops, the exact one stays: two cost more than either.
+        """
         if self._decided:
             return self._chosen(batch)
         with self._deciding:
@@ -233,6 +237,8 @@ class VerifiedRuntime:
             self._decided = True
             return
         verdict = self._agree(outputs, fast(batch))
+        if verdict is None and self._crops >= self.WORTH_IT + self.PATIENCE:
+            verdict = False
         if verdict is not None:
             self._chosen, self._fast = (fast if verdict else self._chosen), None
             self._decided = True

@@ -1,4 +1,4 @@
-"""Signals that end a video: its files are completed before the process ends."""
+"""Signals that end a run: its files are completed before the process ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class StopSignals:
-    """While it is entered, in the main thread, SIGTERM and SIGHUP end a video as Ctrl-C does.
+    """While it is entered, in the main thread, SIGTERM and SIGHUP end a run as Ctrl-C does.
 
     After `ignore` neither they nor Ctrl-C do anything any more, until it is left: a second Ctrl-C must not cut off the
     completing of the files. What the caller handles (or ignores) otherwise stays as it is.

@@ -9,19 +9,21 @@ from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from os.path import exists
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 
-from ebapose.atomic import write_text
+from ebapose.atomic import LONGEST_NAME, shortened, write_text
 from ebapose.errors import EbaposeError, UsageError
 from ebapose.inference.predictor import Predictor
 from ebapose.inference.signals import StopSignals
 from ebapose.io.video_table import TABLE_SUFFIXES, VideoTable, open_table
 from ebapose.io.video_writer import VideoWriter
 from ebapose.io.window import Window
+from ebapose.io.writers import plain_text
 from ebapose.structures import Frame, Poses, UInt8Array
 from ebapose.tracking.pictures import ContactSheet, TrackPlots
 from ebapose.tracking.stream import TrackedVideo
@@ -29,6 +31,10 @@ from ebapose.tracking.stream import TrackedVideo
 VideoFormat = Literal["overlay", "json", "coco", "csv", "parquet", "plots", "sheet"]
 Draw = Callable[[UInt8Array, Poses], UInt8Array]
 
+SUMMARY = "_summary.json"
+SUMMARY_FORMAT = "ebapose-video"
+
+_LONGEST_ENDING = 32  # bytes: of names as they grow, with a number
 _logger = logging.getLogger(__name__)
 
 
@@ -134,8 +140,8 @@ def predict_video(
         options: see `VideoOptions`.
         draw: (RGB uint8 picture, poses) -> RGB uint8 picture.
         stem: start of the files' names; by default the source's.
-        taken: case-folded starts of names that this run has used; where this one's is among them it gets a number
-            (`frames_2`). It is added.
+        taken: starts of the paths that this run has used, case-folded; where this one's is among them, or a file that
+            is not of an earlier run has such a name, it gets another (`frames_2`, `clip_pose`). It is added.
         min_score: keypoints below are left out of plots.
         on_start: called with the number of frames, as far as the file says.
         on_frame: called after each frame with the video's name.
@@ -167,7 +173,7 @@ def predict_video(
         on_start(info.num_frames)
         if "coco" in formats:
             on_failure(f"{info.name}: COCO results are for pictures, not for videos")
-        target = _target(out_dir, _free_stem(stem or video.reader.stem, taken), video.reader.path)
+        target = _free_target(out_dir, stem or video.reader.stem, video.reader.path, set() if taken is None else taken)
         run = _Run(video, summary, target, formats, options, draw, min_score, on_failure, signals)
         try:
             with run:
@@ -189,23 +195,32 @@ def predict_video(
     return summary
 
 
-def _free_stem(stem: str, taken: set[str] | None) -> str:
-    """`stem`, or with the first number that makes it new; taken from then on."""
-    if taken is None:
-        return stem
-    free, number = stem, 2
-    while free.casefold() in taken:
-        free, number = f"{stem}_{number}", number + 1
-    taken.add(free.casefold())
+def _free_target(out_dir: Path, stem: str, original: Path | None, taken: set[str]) -> Path:
+    """`OUT_DIR/STEM`, the start of all files' names; from then on it is taken.
+
+    Beside the original `STEM_pose`. A number follows where this run has used the name, or somebody's file has it.
+    """
+    target = out_dir / stem
+    name = shortened(target.name, LONGEST_NAME - _LONGEST_ENDING)
+    if original is not None and original.parent.resolve() == target.parent.resolve():
+        name += "_pose"
+    free, number = target.with_name(name), 2
+    while str(free).casefold() in taken or _is_foreign(free):
+        free, number = target.with_name(f"{name}_{number}"), number + 1
+    taken.add(str(free).casefold())
     return free
 
 
-def _target(out_dir: Path, stem: str, original: Path | None) -> Path:
-    """`OUT_DIR/STEM`, or `STEM_pose` where a file would take the place of the original."""
-    target = out_dir / stem
-    if original is not None and original.parent.resolve() == target.parent.resolve():
-        return target.with_name(f"{target.name}_pose")
-    return target
+def _is_foreign(target: Path) -> bool:
+    """Whether files of these names are there and no summary of ours says that they came from an earlier run."""
+    # os.path's: before Python 3.14 pathlib's raises for a path that is too long
+    if not any(exists(_beside(target, ending)) for ending in (".mp4", *TABLE_SUFFIXES.values())):  # noqa: PTH110
+        return False
+    try:
+        summary = json.loads(_beside(target, SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    return not (isinstance(summary, dict) and summary.get("format") == SUMMARY_FORMAT)
 
 
 def _beside(target: Path, ending: str) -> Path:
@@ -239,12 +254,12 @@ class _Run:
         self._sheet = ContactSheet() if "sheet" in formats else None
         self._plots = TrackPlots(min_score=min_score) if "plots" in formats else None
         info, reader = video.info, video.reader
-        with ExitStack() as opened:  # where one cannot be opened, the others are closed
+        with ExitStack() as opened:  # where one cannot be opened, no older file is touched
             for name, suffix in TABLE_SUFFIXES.items():
                 if name in formats:
                     table = open_table(_beside(target, suffix), name)
                     self._tables.append(table)
-                    opened.callback(table.close)
+                    opened.callback(table.abandon)
             if "overlay" in formats:
                 sound = reader.path if info.has_audio and options.fps is None else None
                 if info.has_audio and sound is None:
@@ -365,10 +380,10 @@ def _write_summary(target: Path, summary: VideoSummary, predictor: Predictor, vi
     info, card = video.info, predictor.card
     median, high = summary.latency_ms
     data: dict[str, Any] = {
-        "format": "ebapose-video",
+        "format": SUMMARY_FORMAT,
         "version": 1,
         "generator": f"ebapose {__version__}",
-        "file": summary.name,
+        "file": plain_text(summary.name),
         "model": card.name,
         "skeleton": card.skeleton.to_dict(),
         "keypoint_fields": ["x", "y", "score", "sigma_x", "sigma_y"],
@@ -386,8 +401,8 @@ def _write_summary(target: Path, summary: VideoSummary, predictor: Predictor, vi
         "ms_per_frame": {name: round(ms, 2) for name, ms in summary.milliseconds.items()},
         "seconds": round(summary.seconds, 3),
         "interrupted": summary.interrupted,
-        "files": [str(path) for path in summary.files],
+        "files": [plain_text(str(path)) for path in summary.files],
     }
-    path = _beside(target, "_summary.json")
+    path = _beside(target, SUMMARY)
     write_text(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n")
     summary.files.append(path)

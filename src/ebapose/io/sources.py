@@ -18,6 +18,7 @@ Adding a new kind of source: yield `Source`s for it in `_Lister.expand`, or fram
 from __future__ import annotations
 
 import glob
+import io
 import logging
 import os
 import re
@@ -154,7 +155,10 @@ class _Lister:
         """Files of one source. A list inside of a list is not followed."""
         path = Path(source)
         if source == "-" and not in_list:
-            yield from self._from_lines(sys.stdin if self.stdin is None else self.stdin, "standard input", None)
+            lines = sys.stdin if self.stdin is None else self.stdin
+            if isinstance(lines, io.TextIOWrapper):
+                lines.reconfigure(errors="surrogateescape")  # names of files may be no UTF-8
+            yield from self._from_lines(lines, "standard input", None)
         elif re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", source):
             yield _failed(without_secrets(source), "is an address, not a file; download it first")
         elif not source or "\0" in source:

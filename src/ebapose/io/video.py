@@ -241,9 +241,11 @@ def _open_pictures(folder: Path, counts: ReadCounts) -> tuple[VideoInfo, Iterato
     """A folder of numbered pictures as a video of `DEFAULT_FPS`; pictures that cannot be read leave a gap in time."""
     from ebapose.io.sources import natural_key  # which reads videos itself
 
-    files = sorted(
-        (p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES), key=lambda p: natural_key(p.name)
-    )
+    try:
+        listed = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"{folder}: the folder cannot be read ({error.strerror})") from None
+    files = sorted(listed, key=lambda p: natural_key(p.name))
     first: UInt8Array | None = None
     for path in files:
         try:

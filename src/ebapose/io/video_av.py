@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -49,6 +50,11 @@ def import_av() -> ModuleType | None:
     return av
 
 
+def for_ffmpeg(source: Any) -> Any:
+    """A file's path such that FFmpeg takes none of it for a protocol: `10:20.mp4` is a name. What is no path stays."""
+    return str(Path(source).absolute()) if isinstance(source, str | Path) else source
+
+
 def open_with_av(
     av: ModuleType, source: Any, name: str, counts: ReadCounts, live: bool | None, *, is_address: bool
 ) -> tuple[VideoInfo, Iterator[TimedImage]]:
@@ -61,7 +67,7 @@ def open_with_av(
         live = True
     container = _open_container(av, source, name, is_address, bool(live))
     if live is None:
-        live = is_address and container.duration is None
+        live = is_address and _is_endless(container)
     try:
         stream = _video_stream(av, container, name)
         frames = _frames(av, container, stream, name, counts, bool(live))
@@ -114,7 +120,9 @@ def _open_container(av: ModuleType, source: Any, name: str, is_address: bool, li
     options = (_LIVE_OPTIONS if live else _ADDRESS_OPTIONS) if is_address else {}
     timeout = (OPEN_TIMEOUT_S, READ_TIMEOUT_S) if is_address else None
     try:
-        return av.open(source, options=options, timeout=timeout, metadata_errors="replace")
+        return av.open(
+            source if is_address else for_ffmpeg(source), options=options, timeout=timeout, metadata_errors="replace"
+        )
     except FileNotFoundError:
         raise InputError(f"{name}: no such file") from None
     except PermissionError:
@@ -126,6 +134,12 @@ def _open_container(av: ModuleType, source: Any, name: str, is_address: bool, li
         raise InputError(f"{name}: the file is empty or cut off") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InputError(f"{name}: cannot be opened ({_reason(error)})") from None
+
+
+def _is_endless(container: Any) -> bool:
+    """Whether a source says neither how long nor how large it is. (Of a playlist the size is no size of the video.)"""
+    has_size = container.size > 0 and not container.format.name.startswith(("hls", "dash"))
+    return container.duration is None and not has_size
 
 
 def _may_not_seek(source: Any, is_address: bool) -> bool:
@@ -205,6 +219,7 @@ def _images(
     # Live and without stamps of its own: only the wall clock knows
     clock_start = time.monotonic() if info.live and container.format.flags & _NO_STAMPS else None
     promised_s = _promised_s(container, stream, info)
+    length_s = 0.0 if info.live else (container.duration or 0) / 1_000_000
     end_s = 0.0
     try:
         frame: Any = first
@@ -225,6 +240,8 @@ def _images(
         container.close()
     promised = info.num_frames or round(promised_s * info.fps)
     missing = promised - number if info.num_frames else round((promised_s - end_s) * info.fps)
+    if info.num_frames and length_s:  # frames that were cut away are still counted, but nobody should see them
+        missing = min(missing, round((length_s - (end_s - (start or 0.0))) * info.fps))
     report_missing(info, missing - counts.corrupt, promised, counts)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ebapose.errors import InputError
 from ebapose.io.pictures import silent_opencv
+from ebapose.io.video_av import for_ffmpeg
 from ebapose.io.video_source import (
     DEFAULT_FPS,
     ReadCounts,
@@ -42,7 +43,8 @@ def _open_capture(
     source: str | int, name: str, counts: ReadCounts, live: bool
 ) -> tuple[VideoInfo, Iterator[TimedImage]]:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # OpenCV's FFmpeg asks once; what matters we say ourselves
-    capture = _quietly(lambda: cv2.VideoCapture(source))
+    place = source if live else for_ffmpeg(source)
+    capture = _quietly(lambda: cv2.VideoCapture(place))
     read, image = _quietly(capture.read) if capture.isOpened() else (False, None)
     if not read or image is None:
         capture.release()

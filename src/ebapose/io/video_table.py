@@ -7,6 +7,7 @@ be read before it is closed; it is closed also where the disk was full, and remo
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -14,6 +15,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from ebapose.atomic import GrowingText
 from ebapose.errors import EbaposeError, MissingDependencyError
 from ebapose.io.video_writer import partial_path
 from ebapose.io.writers import image_record
@@ -37,6 +39,9 @@ class VideoTable(Protocol):
 
     def close(self) -> None:
         """Complete the file. Raises OSError."""
+
+    def abandon(self) -> None:
+        """Give the file up before its first frame; an older one of its name stays."""
 
 
 def open_table(path: Path, kind: TableFormat) -> VideoTable:
@@ -64,49 +69,36 @@ def video_rows(frame: Frame, poses: Poses) -> list[tuple[Any, ...]]:
 
 
 class _Lines:
-    """A text file without a buffer, cut back to its last whole record when something goes wrong."""
+    """Lines of text."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = partial_path(path).open("wb", buffering=0)
-        self._size = 0
-
-    def _append(self, text: str) -> None:
-        data = memoryview(text.encode())
-        written = 0
-        try:
-            while written < len(data):  # the last piece that fits on a full disk is written without an error
-                written += self._file.write(data[written:])
-        except OSError:
-            self._cut()
-            raise
-        self._size += written
-
-    def _cut(self) -> None:
-        self._file.truncate(self._size)
-        self._file.seek(self._size)
+        self._file = GrowingText(partial_path(path))
 
     def close(self) -> None:
-        with self._file:
-            self._cut()
+        self._file.finish()
         partial_path(self.path).replace(self.path)
+
+    def abandon(self) -> None:
+        self._file.abandon()
+        partial_path(self.path).unlink(missing_ok=True)
 
 
 class _JsonLines(_Lines):
     def write(self, frame: Frame, poses: Poses) -> None:
         record = image_record(frame, poses)
-        self._append(json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n")
+        self._file.append(json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n")
 
 
 class _Csv(_Lines):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._append(",".join(VIDEO_COLUMNS) + "\n")
+        self._file.append(",".join(VIDEO_COLUMNS) + "\n")
 
     def write(self, frame: Frame, poses: Poses) -> None:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(video_rows(frame, poses))
-        self._append(text.getvalue())
+        self._file.append(text.getvalue())
 
 
 class _Parquet:
@@ -158,6 +150,12 @@ class _Parquet:
         partial_path(self.path).replace(self.path)
         if failure is not None:
             raise failure
+
+    def abandon(self) -> None:
+        with contextlib.suppress(OSError):
+            self._writer.close()
+        self._file.close()
+        partial_path(self.path).unlink(missing_ok=True)
 
     def _flush_what_fits(self) -> OSError | None:
         count, failure = len(self._rows), None

@@ -23,7 +23,7 @@ import numpy as np
 from ebapose.atomic import atomic_write
 from ebapose.errors import EbaposeError
 from ebapose.io.pictures import silent_opencv
-from ebapose.io.video_av import import_av
+from ebapose.io.video_av import for_ffmpeg, import_av
 from ebapose.structures import UInt8Array
 
 _CLOCK = 90_000  # ticks per s, the customary clock of video
@@ -103,7 +103,7 @@ class VideoWriter:
         if self._av is None or not self.partial.exists():
             return False
         try:
-            with self._av.open(str(self.partial)) as container:
+            with self._av.open(for_ffmpeg(self.partial)) as container:
                 return next(container.decode(video=0), None) is not None
         except (OSError, ValueError, IndexError):
             return False
@@ -185,7 +185,7 @@ class _AvSink:
         name = next((name for name in _ENCODERS if name in av.codecs_available), None)
         if name is None:
             raise ValueError("this build of PyAV has no video encoder for MP4")
-        self._container = av.open(str(path), "w", format="mp4", options=_FRAGMENTED)
+        self._container = av.open(for_ffmpeg(path), "w", format="mp4", options=_FRAGMENTED)
         stream = self._container.add_stream(name, rate=Fraction(fps).limit_denominator(1001), options=_ENCODERS[name])
         stream.height, stream.width = hw
         stream.pix_fmt = "yuv420p"
@@ -217,7 +217,7 @@ class _OpenCVSink:
     def __init__(self, path: Path, hw: tuple[int, int], fps: float) -> None:
         with silent_opencv():
             for code in ("vp09", "mp4v"):
-                self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), fps, hw[::-1])
+                self._writer = cv2.VideoWriter(for_ffmpeg(path), cv2.VideoWriter.fourcc(*code), fps, hw[::-1])
                 if self._writer.isOpened():
                     break
             else:
@@ -244,9 +244,11 @@ def _remux(av: ModuleType | None, video: Path, target: Path, audio: Path | None,
     """Pack the encoded video, its first frame at `start_s`, and another file's sound as far as it reaches, into MP4."""
     assert av is not None
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(av.open(str(video)))
-        sound = stack.enter_context(av.open(str(audio), metadata_errors="replace")) if audio is not None else None
-        out = stack.enter_context(av.open(str(target), "w", format="mp4", options={"movflags": "faststart"}))
+        source = stack.enter_context(av.open(for_ffmpeg(video)))
+        sound = (
+            stack.enter_context(av.open(for_ffmpeg(audio), metadata_errors="replace")) if audio is not None else None
+        )
+        out = stack.enter_context(av.open(for_ffmpeg(target), "w", format="mp4", options={"movflags": "faststart"}))
         stream = source.streams.video[0]
         copied = out.add_stream_from_template(stream)
         # Encoders that reorder frames begin later than 0 in fragments, where no edit list takes it back

@@ -13,11 +13,12 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import itertools
 import json
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
-from os.path import isfile, realpath
+from os.path import isfile, lexists, realpath
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Literal, Protocol, get_args
@@ -26,7 +27,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ebapose.atomic import atomic_write
+from ebapose.atomic import GrowingText, atomic_write
 from ebapose.errors import EbaposeError, InputError, MissingDependencyError, UsageError
 from ebapose.io.readers import PERSON_CATEGORY, POSES_FORMAT, POSES_VERSION, image_id_from_name
 from ebapose.structures import Frame, Poses, UInt8Array
@@ -41,6 +42,9 @@ FILE_NAMES: dict[Format, str] = {
 }
 Draw = Callable[[UInt8Array, Poses], UInt8Array]
 JPEG_QUALITY = 92
+_MARK = b"ebapose overlay"
+# How our overlays begin: a JPEG's start, then a comment
+_MARKED = b"\xff\xd8\xff\xfe" + (len(_MARK) + 2).to_bytes(2, "big") + _MARK
 COLUMNS = ("file", "frame", "person", "track_id", "keypoint", "x", "y", "score", "sigma_x", "sigma_y")
 
 # What keeps one file from being written while others can be
@@ -134,7 +138,7 @@ class PoseWriter:
 
     def write_failure(self, name: str, error: Exception) -> None:
         """Record what went wrong with an input; it is listed at the end of `poses.json`."""
-        self._failures.append({"file": _text(name), "error": _text(str(error))})
+        self._failures.append({"file": plain_text(name), "error": plain_text(str(error))})
 
     def close(self) -> None:
         """Complete every file. Raises EbaposeError where that fails, after all others are completed."""
@@ -164,9 +168,10 @@ class _Overlays:
     def __init__(self, out_dir: Path, draw: Draw) -> None:
         self._out_dir = out_dir
         self._draw = draw
+        self._written: set[str] = set()
 
     def write(self, frame: Frame, poses: Poses) -> None:
-        target = overlay_path(self._out_dir, frame)
+        target = self._target(frame)
         image = cv2.cvtColor(self._draw(frame.image, poses), cv2.COLOR_RGB2BGR)
         try:
             encoded, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
@@ -177,19 +182,29 @@ class _Overlays:
             raise InputError(f"{frame.name}: {width}x{height} px cannot be written as JPEG")
         try:
             with atomic_write(target, flush=False) as temporary:
-                temporary.write_bytes(data.data)
+                temporary.write_bytes(_MARKED + data[2:].tobytes())
         except OSError as error:
             why = f"{target}: cannot be written ({error.strerror})"
             if error.errno in _OF_THIS_NAME:
                 raise InputError(f"{frame.name}: {why}") from None
             raise EbaposeError(why) from error
 
+    def _target(self, frame: Frame) -> Path:
+        """The first of its names that is free, or taken by an overlay of an earlier run."""
+        for target in overlay_paths(self._out_dir, frame):
+            name = str(target).casefold()
+            if name not in self._written and not _is_foreign(target):
+                self._written.add(name)
+                return target
+        raise AssertionError("unreachable: there is always a further number")
+
     def close(self) -> None:
         pass
 
 
-def overlay_path(out_dir: Path, frame: Frame) -> Path:
-    """Where a frame's overlay goes: `OUT_DIR/STEM.jpg`, or `STEM_pose.jpg` beside the original, which must survive.
+def overlay_paths(out_dir: Path, frame: Frame) -> Iterator[Path]:
+    """Where a frame's overlay may go, best first: `OUT_DIR/STEM.jpg`, unless the original lies in that folder, then
+    `STEM_pose.jpg`, `STEM_pose_2.jpg`, ...
 
     Raises:
         InputError: the stem leads out of the folder.
@@ -200,35 +215,29 @@ def overlay_path(out_dir: Path, frame: Frame) -> Path:
     target = out_dir / f"{stem}.jpg"
     original = Path(frame.name)
     beside = realpath(original.parent) == realpath(target.parent)
-    if beside and isfile(original):  # noqa: PTH113 (pathlib's raises for a path that is too long)
-        return out_dir / f"{stem}_pose.jpg"
-    return target
+    if not (beside and isfile(original)):  # noqa: PTH113 (pathlib's raises for a path that is too long)
+        yield target
+    yield out_dir / f"{stem}_pose.jpg"
+    for number in itertools.count(2):
+        yield out_dir / f"{stem}_pose_{number}.jpg"
 
 
-class _TextFile:
-    """A text file that grows record by record, and that can be completed after an interruption at any point."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self._size = 0  # of the complete records: what lies beyond is half a record
-
-    def append(self, text: str) -> None:
-        data = text.encode()
-        self._file.write(data)
-        self._size += len(data)
-
-    def finish(self, tail: str) -> None:
-        with self._file:
-            self._file.seek(self._size)
-            self._file.write(tail.encode())
-            self._file.truncate()
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is there that is no overlay of ours: somebody's picture, which must survive."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MARKED)) != _MARKED
+    except PermissionError:
+        return lexists(path)
+    except OSError:  # not there; or of a name that cannot be written either
+        return False
 
 
 class _PosesJson:
     """The project's own format, one picture per line; `poses.schema.json` beside this file describes it."""
 
     def __init__(self, path: Path, failures: list[dict[str, str]]) -> None:
-        self._file = _TextFile(path)
+        self._file = GrowingText(path)
         self._failures = failures
         self._separator = ""
 
@@ -250,7 +259,7 @@ class _PosesJson:
             "format": POSES_FORMAT,
             "version": POSES_VERSION,
             "generator": f"ebapose {__version__}",
-            "model": None if poses is None else _text(poses.model),
+            "model": None if poses is None else plain_text(poses.model),
             "skeleton": None if poses is None else poses.skeleton.to_dict(),
             "coordinates": "px of the upright picture (EXIF applied); the centre of the top left px is (0, 0)",
             "scores": "keypoint: probability that it is within an OKS of 0.5 of the truth; "
@@ -278,7 +287,7 @@ def image_record(frame: Frame, poses: Poses) -> dict[str, Any]:
     pose_scores = _plain(poses.pose_scores, _SCORE_DECIMALS).tolist()
     track_ids = [None] * len(poses) if poses.track_ids is None else poses.track_ids.tolist()
     return {
-        "file": _text(frame.name),
+        "file": plain_text(frame.name),
         "frame": frame.index,
         "time_s": None if frame.time_s is None else round(float(frame.time_s), 6),
         "width": width,
@@ -310,7 +319,7 @@ class _CocoResults:
     """A COCO results list, one person per line."""
 
     def __init__(self, path: Path, image_id: Callable[[str], int]) -> None:
-        self._file = _TextFile(path)
+        self._file = GrowingText(path)
         self._image_id = image_id
         self._names: dict[int, str] = {}
         self._separator = ""
@@ -346,7 +355,7 @@ class _Csv:
     """One row per keypoint; RFC 4180 with UTF-8, an empty cell where there is no value."""
 
     def __init__(self, path: Path) -> None:
-        self._file = _TextFile(path)
+        self._file = GrowingText(path)
         self._file.append(",".join(COLUMNS) + "\n")
 
     def write(self, frame: Frame, poses: Poses) -> None:
@@ -355,7 +364,7 @@ class _Csv:
         self._file.append(text.getvalue())
 
     def close(self) -> None:
-        self._file.finish("")
+        self._file.finish()
 
 
 class _Parquet:
@@ -402,6 +411,6 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _text(text: str) -> str:
+def plain_text(text: str) -> str:
     """Text that any encoding of Unicode can hold: file names may contain bytes that are none."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, Self
 
 from torch import nn
 
@@ -25,6 +26,7 @@ class PoseModel(nn.Module):
         codec_spec: how the outputs encode keypoints.
         architecture: registered name without the size; set by `create_model`.
         options: what `create_model` was given; with the architecture and the size it makes the same network again.
+        design: every option of the class with the value it has here, also those that nobody gave.
     """
 
     input_hw: tuple[int, int]
@@ -32,3 +34,13 @@ class PoseModel(nn.Module):
     codec_spec: CodecSpec
     architecture: str = ""
     options: dict[str, Any]
+    design: dict[str, Any]
+
+    def __new__(cls, *arguments: Any, **keywords: Any) -> Self:
+        """Notes the design: only here are the defaults of class and registered function known together."""
+        model = super().__new__(cls)
+        given = inspect.signature(cls.__init__).bind_partial(model, *arguments, **keywords)
+        given.apply_defaults()
+        common = ("self", "input_hw", "num_keypoints")
+        model.__dict__["design"] = {key: value for key, value in given.arguments.items() if key not in common}
+        return model

@@ -73,6 +73,15 @@ def save_weights(
     return card
 
 
+def beyond_float16(state_dict: Mapping[str, Tensor]) -> str | None:
+    """Name of the first tensor that holds a finite number too large for float16 (above 65504), if any."""
+    for name, tensor in state_dict.items():
+        written = not name.endswith(_COUNTER) and torch.isfinite(tensor).all()
+        if written and not torch.isfinite(tensor.to(torch.float16)).all():
+            return name
+    return None
+
+
 def load_weights(path: str | Path) -> tuple[StateDict, ModelCard]:
     """Read a weights file and its card: safetensors, or an ONNX file that ebapose exported.
 
@@ -164,6 +173,36 @@ def copy_weights(model: PoseModel, state_dict: Mapping[str, Tensor], where: str,
         raise ModelFileError(f"{where}: no tensor fits {model.architecture}")
     model.load_state_dict(fitting, strict=False)
     return missing + reshaped
+
+
+def carry_keypoints(
+    model: PoseModel, state_dict: Mapping[str, Tensor], before: Sequence[str], now: Sequence[str]
+) -> tuple[StateDict, list[str]]:
+    """Weights for a network with other keypoints: each keypoint keeps what is its own.
+
+    That is its row of the tensors with one row per keypoint: the layer that makes the maps, TFPose's queries. Keypoints
+    that the weights do not know get the model's rows.
+
+    Args:
+        model: the network, K keypoints.
+        state_dict: weights of this or a similar network with `len(before)` keypoints.
+        before, now: names of the keypoints of the weights and of the model.
+
+    Returns a new dict, and the names of the keypoints that keep something.
+    """
+    with torch.device("meta"):  # one more keypoint shows which tensors have a row for each
+        larger = create_model(model_name(model.architecture, model.input_hw), len(now) + 1, **model.options)
+    shapes = {name: tensor.shape for name, tensor in larger.state_dict().items()}
+    known = [name for name in now if name in before]
+    new_rows, old_rows = ([names.index(name) for name in known] for names in (list(now), list(before)))
+    carried, found = dict(state_dict), False
+    for name, own in model.state_dict().items():
+        per_keypoint = own.shape != shapes[name] and own.shape[1:] == shapes[name][1:]
+        if per_keypoint and name in carried and carried[name].shape == (len(before), *own.shape[1:]):
+            rows = own.clone()
+            rows[new_rows] = carried[name][old_rows].to(own)
+            carried[name], found = rows, True
+    return carried, known if found else []
 
 
 def average_weights(paths: Sequence[str | Path], out: str | Path, shares: Sequence[float] = ()) -> ModelCard:

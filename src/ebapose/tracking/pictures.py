@@ -121,12 +121,16 @@ class TrackPlots:
     def save(self, folder: Path) -> list[Path]:
         """Write `track_0001.png` and so on for the longest tracks; returns the files. Raises OSError.
 
-        A folder that stays empty is not left behind.
+        Those of an earlier run are removed: their persons are others. A folder that stays empty is not left behind.
         """
         long = [i for i, path in self._paths.items() if path.times_s[-1] - path.times_s[0] >= SHORTEST_PLOT_S]
         chosen = sorted(sorted(long, key=lambda i: -len(self._paths[i].times_s))[: self._most])
+        earlier = set(folder.glob("track_[0-9][0-9][0-9][0-9]*.png"))
         try:
-            return [self._plot(identity, folder / f"track_{identity:04d}.png") for identity in chosen]
+            written = [self._plot(identity, folder / f"track_{identity:04d}.png") for identity in chosen]
+            for path in earlier.difference(written):
+                path.unlink()
+            return written
         except OSError:
             with contextlib.suppress(OSError):  # it holds something
                 folder.rmdir()

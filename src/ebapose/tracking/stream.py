@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -77,17 +77,28 @@ class TrackedVideo:
         self._detect_every_s = detect_every_s
         self._tracker = Tracker(tracker)
         self._smoother = None if smoothing is None else Smoother(smoothing)
-        self._pairs = self._walk()
+        self._detected_s = -np.inf
+        self._closed = False
 
     def __iter__(self) -> Iterator[tuple[Frame, Poses]]:
         return self
 
     def __next__(self) -> tuple[Frame, Poses]:
-        return next(self._pairs)
+        # No generator: one of its own would keep this alive, and with it the source that nobody wants any more
+        if self._closed:
+            raise StopIteration
+        try:
+            frame = next(self.reader)
+            if self.until_s is not None and (frame.time_s or 0.0) >= self.until_s:
+                raise StopIteration
+            return frame, self._look_at(frame)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Release the source."""
-        self._pairs.close()
+        self._closed = True
         self.reader.close()
 
     def __enter__(self) -> TrackedVideo:
@@ -105,30 +116,26 @@ class TrackedVideo:
         """s since the last frame arrived: the latency, when called after drawing it."""
         return time.monotonic() - self.reader.arrived_s
 
-    def _walk(self) -> Generator[tuple[Frame, Poses], None, None]:
-        detected_s = -np.inf
-        with self.reader:
-            for frame in self.reader:
-                now_s = frame.time_s or 0.0
-                if self.until_s is not None and now_s >= self.until_s:
-                    return
-                # half a frame of tolerance: time stamps are rounded
-                due = now_s - detected_s >= self._detect_every_s - 0.5 / self.info.fps
-                if due or self._tracker.needs_detection:
-                    detected_s = now_s
-                    self.counts.detections += 1
-                    poses = look(self._tracker, self._detect, self._estimate, frame, now_s)
-                else:
-                    boxes = self._tracker.expected(now_s, frame.hw)
-                    poses = self._tracker.follow(self._estimate(frame, boxes), now_s)
-                if self._smoother is not None:
-                    poses = self._smoother(poses, now_s)
-                assert poses.track_ids is not None
-                self.counts.frames += 1
-                self.counts.persons += len(poses)
-                self.counts.identities.update(poses.track_ids.tolist())
-                self.counts.latencies_s = [*self.counts.latencies_s[-299:], self.since_arrival_s()]
-                yield frame, poses
+    def _look_at(self, frame: Frame) -> Poses:
+        """The next frame's poses; the detector looks at it, or boxes follow their poses."""
+        now_s = frame.time_s or 0.0
+        # half a frame of tolerance: time stamps are rounded
+        due = now_s - self._detected_s >= self._detect_every_s - 0.5 / self.info.fps
+        if due or self._tracker.needs_detection:
+            self._detected_s = now_s
+            self.counts.detections += 1
+            poses = look(self._tracker, self._detect, self._estimate, frame, now_s)
+        else:
+            boxes = self._tracker.expected(now_s, frame.hw)
+            poses = self._tracker.follow(self._estimate(frame, boxes), now_s)
+        if self._smoother is not None:
+            poses = self._smoother(poses, now_s)
+        assert poses.track_ids is not None
+        self.counts.frames += 1
+        self.counts.persons += len(poses)
+        self.counts.identities.update(poses.track_ids.tolist())
+        self.counts.latencies_s = [*self.counts.latencies_s[-299:], self.since_arrival_s()]
+        return poses
 
 
 def look(tracker: Tracker, detect: Detect, estimate: Estimate, frame: Frame, now_s: float) -> Poses:

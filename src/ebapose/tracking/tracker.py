@@ -24,6 +24,7 @@ Float64Array = NDArray[np.float64]
 BODY_AREA = 0.53  # of the box: the usual share in COCO, for OKS without segment areas
 MAX_COST = 0.8  # of a pair of track and detection; 0: same box and same pose
 CROWDED_IOU = 0.15  # boxes that overlap more may be mixed up: then every frame is looked at
+SLOW_S = 0.5  # between frames: beyond, waiting for another frame to believe in somebody would lose them
 DOUBTFUL = 0.6  # a pose whose score falls below this share of its usual one has lost its person
 
 
@@ -33,8 +34,9 @@ class TrackerOptions:
 
     Attributes:
         start_score: box score that begins a track.
-        confirm: detections in a row before a new track is believed; persons in the first frame are believed at once.
-        max_lost_s: how long a person out of sight keeps the identity, in s.
+        confirm: detections in a row before a new track is believed; persons in the first frame, and where frames are
+            more than `SLOW_S` apart, are believed at once.
+        max_lost_s: how long a person out of sight keeps the identity, in s; until the next frame at least.
         max_overlooked_s: how long a person whom the detector overlooks is followed by the pose, in s.
     """
 
@@ -84,6 +86,7 @@ class Tracker:
         self._missed: list[_Track] = []
         self._next_identity = 1
         self._first = True
+        self._last_s = -np.inf
 
     @property
     def needs_detection(self) -> bool:
@@ -132,12 +135,15 @@ class Tracker:
             last_center = track.motion.center
             track.motion = track.motion.seen(last_center + shift, time_s, FOLLOWED_STD)
             track.take(poses, number, time_s)
+        self._last_s = time_s
         return self._identified(poses, self._followed)
 
     def update(self, poses: Poses, time_s: float) -> Poses:
         """Take in the poses of detected boxes; returns those of believed tracks, with track ids, in their order."""
         owners: list[_Track | None] = [None] * len(poses)
-        free = [track for track in self._tracks if time_s - track.seen_s <= self.options.max_lost_s]
+        since_last_s = time_s - self._last_s
+        longest_s = max(self.options.max_lost_s, 1.5 * since_last_s)
+        free = [track for track in self._tracks if time_s - track.seen_s <= longest_s]
         strong = poses.boxes.scores >= self.options.start_score
         for chosen in (np.flatnonzero(strong), np.flatnonzero(~strong)):
             if not free or not len(chosen):
@@ -164,11 +170,13 @@ class Tracker:
                 owner = self._begin(poses, number, time_s)
             else:
                 continue
-            if not owner.identity and (self._first or owner.hits >= self.options.confirm):
+            at_once = self._first or since_last_s > SLOW_S
+            if not owner.identity and (at_once or owner.hits >= self.options.confirm):
                 owner.identity, self._next_identity = self._next_identity, self._next_identity + 1
             owners[number] = owner
             self._tracks.append(owner)
         self._first = self._first and not len(poses)
+        self._last_s = time_s
         return self._identified(poses, owners)
 
     def overlooked(self, time_s: float, image_hw: tuple[int, int]) -> Boxes:

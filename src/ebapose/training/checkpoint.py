@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ebapose.atomic import atomic_write
+from ebapose.card import ModelCard, parse_card
 from ebapose.config import parse_config
 from ebapose.data.coco import CocoKeypoints
 from ebapose.errors import EbaposeError, ModelFileError, UsageError
@@ -66,6 +67,19 @@ class Progress:
     persons: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What follows from the weights that a run began from: it goes on without them, and whatever became of them.
+
+    Attributes:
+        seed: of order and augmentation.
+        card: of what is trained; its `input` and `codec` count.
+    """
+
+    seed: int
+    card: ModelCard
+
+
 def save_checkpoint(
     path: Path,
     model: nn.Module,
@@ -74,6 +88,7 @@ def save_checkpoint(
     scaler: dict[str, Any] | None,
     progress: Progress,
     config: dict[str, Any],
+    origin: Origin | None = None,
 ) -> None:
     """Write a checkpoint atomically: an older one stays until the new one is complete on disk.
 
@@ -89,6 +104,8 @@ def save_checkpoint(
             for key, value in state.items():
                 tensors[f"optimizer.{names[id(parameter)]}.{key}"] = torch.as_tensor(value)
     state = {"progress": asdict(progress), "scaler": scaler, "config": config, "torch": torch.__version__}
+    if origin is not None:
+        state["origin"] = {"seed": origin.seed, "card": origin.card.to_json()}
     # an own copy of each: safetensors takes neither shared memory nor channels-last
     ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     try:
@@ -97,6 +114,13 @@ def save_checkpoint(
     except (OSError, SafetensorError) as error:
         kept = "; the previous one is intact" if path.exists() else ""
         raise EbaposeError(f"{path}: the checkpoint cannot be written ({error}){kept}") from error
+
+
+def read_origin(path: Path) -> Origin | None:
+    """What the run at `path` began from; None in older checkpoints. Raises ModelFileError as `load_checkpoint` does."""
+    with _opened(path) as (_, state):
+        origin = state.get("origin")
+        return None if origin is None else Origin(origin["seed"], parse_card(origin["card"], str(path)))
 
 
 def load_checkpoint(
@@ -115,14 +139,8 @@ def load_checkpoint(
         ModelFileError: the file is missing or damaged.
         UsageError: it was made with another recipe; the message names the first differing key.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = json.loads((file.metadata() or {})[_METADATA_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no checkpoint there") from None
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ModelFileError(f"{path}: not a complete checkpoint ({error})") from None
+    with _opened(path) as (file, state):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     notes = _refuse_other_recipe(state["config"], config, path)
     try:
         model.load_state_dict(_part(tensors, "model."))
@@ -140,6 +158,18 @@ def load_checkpoint(
     except (KeyError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(f"{path}: the checkpoint does not fit the model ({reason:.300})") from None
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A checkpoint's file and the JSON in its metadata. Raises ModelFileError where it is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file, json.loads((file.metadata() or {})[_METADATA_KEY])
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: no checkpoint there") from None
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ModelFileError(f"{path}: not a complete checkpoint ({error})") from None
 
 
 def refuse_other_data(before: Sequence[int], data: Sequence[CocoKeypoints], path: Path) -> None:

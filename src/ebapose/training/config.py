@@ -31,6 +31,8 @@ class SourceConfig(Config, use_attribute_docstrings=True):
     """Folder that its file names start from; default: found beside the annotations."""
     only: str = "*"
     """A pattern; persons of pictures whose file names do not match it ("coco/*") are left out."""
+    category: str | None = None
+    """Name of the category to learn from, where several have keypoints."""
     repeat: int = Field(default=1, ge=1)
     """How often each person is seen in an epoch, to balance sources of different size."""
     skeleton: str | dict[str, Any] | None = None
@@ -75,8 +77,9 @@ class ModelConfig(Config, use_attribute_docstrings=True):
     weights: str | None = None
     """Weights to start from: a file, "default" (the bundled ones of this architecture) or nothing (scratch)."""
     new_head: bool = False
-    """Start from `weights` also where the keypoints are others: tensors that do not fit begin at random (with another
-    number of keypoints: the layer that makes the keypoint maps). Without it other keypoint names are an error."""
+    """Start from `weights` also where the keypoints are others: one that the weights know by the same name goes on
+    from there, the others begin at random, and so does every tensor that does not fit (of another architecture).
+    Without it other keypoint names are an error."""
     frozen: tuple[str, ...] = ()
     """Parameters whose names start with one of these are not trained."""
     freeze_batch_norm: bool = False
@@ -262,6 +265,10 @@ class TrainConfig(Config, use_attribute_docstrings=True):
     def _consistent(self) -> TrainConfig:
         if self.data.val is None and self.run.patience is not None:
             raise ValueError("run.patience (early stopping) needs data.val")
+        if self.optim.name == "muon" and self.run.precision == "fp16":  # the gradients of the second are unscaled twice
+            raise ValueError(
+                "optim.name muon has two optimisers, which run.precision fp16 cannot serve: take bf16, or adamw"
+            )
         return self
 
 

@@ -6,6 +6,7 @@ it starts at any optimiser step and gives what an uninterrupted run would see th
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def load_records(data: DataConfig) -> tuple[list[CocoKeypoints], CocoKeypoints |
         if file not in files:
             images = None if source.images is None else data.root / source.images
             skeleton = _given_skeleton(source.skeleton, data.root)
-            files[file] = load_coco(data.root / source.annotations, images, skeleton).persons()
+            files[file] = load_coco(data.root / source.annotations, images, skeleton, source.category).persons()
         records = files[file]
         if source.only != "*":
             records = records.select(records.pictures_like(source.only))
@@ -127,9 +128,15 @@ class TrainSamples(Dataset[tuple[Sample | None, list[str]]]):
     ) -> None:
         self.datasets = [
             CropDataset(
-                r, spec.size_hw, padding=spec.padding, crop_center=spec.crop_center, augment=augment, seed=seed + i
+                records,
+                spec.size_hw,
+                padding=spec.padding,
+                crop_center=spec.crop_center,
+                augment=augment,
+                seed=seed + i,
+                repeat=repeat,
             )
-            for i, r in enumerate(sources)
+            for i, (records, repeat) in enumerate(zip(sources, repeats, strict=True))
         ]
         # one row per sample of an epoch: which source, which repetition, which person
         self.rows = np.concatenate(
@@ -151,7 +158,7 @@ class TrainSamples(Dataset[tuple[Sample | None, list[str]]]):
             source, repetition, person = (int(n) for n in self.rows[(index + attempt) % len(self)])
             sample = self.datasets[source].try_sample((epoch * self.repeats[source] + repetition, person))
             if not isinstance(sample, InputError):
-                return sample, list(broken)
+                return {**sample, "source": source}, list(broken)
             broken[str(sample)] = None
             if len(broken) > self.max_broken:
                 break
@@ -331,6 +338,21 @@ def _loader(samples: Dataset[Any], batches: _Batches, collate: Any, workers: int
         prefetch_factor=4 if workers else None,
         worker_init_fn=_leave_signals_to_the_run,
     )
+
+
+@contextlib.contextmanager
+def walk(loader: DataLoader[Batch]) -> Iterator[Iterator[Batch]]:
+    """The batches of a loader, whose processes end with the block, whatever ends it.
+
+    An exception's traceback holds on to them otherwise, and since they ignore SIGTERM, Python would wait for them at
+    its exit for ever.
+    """
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        if loader.num_workers:
+            batches._shutdown_workers()  # type: ignore[attr-defined]  # there is no public way to end them
 
 
 def _leave_signals_to_the_run(worker: int) -> None:

@@ -26,11 +26,13 @@ from ebapose.card import ModelCard, card_path
 from ebapose.codecs import build_codec
 from ebapose.config import dump_yaml, parse_config
 from ebapose.errors import InputError, UsageError
-from ebapose.models.weights import save_weights
+from ebapose.models.weights import beyond_float16, save_weights
 from ebapose.training.checkpoint import (
     CHECKPOINT_NAME,
+    Origin,
     Progress,
     load_checkpoint,
+    read_origin,
     refuse_other_data,
     remove_leftovers,
     save_checkpoint,
@@ -44,6 +46,7 @@ from ebapose.training.loader import (
     load_records,
     train_loader,
     validation_loader,
+    walk,
 )
 from ebapose.training.loss import compute_loss
 from ebapose.training.monitor import Monitor
@@ -126,13 +129,17 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
     sources, val_records = load_records(config.data)
     skeleton = sources[0].skeleton
     if val_records is not None:
-        check_metric(run.metric, skeleton)
+        check_metric(run.metric, val_records)
 
     # What is trained.
     torch.manual_seed(run.seed)
-    model, card, notes = build_model(config, skeleton)
+    origin = read_origin(checkpoint_path) if begun else None
+    resumed = None if origin is None else origin.card
+    model, card, notes = build_model(config, skeleton, resumed, older=begun and origin is None)
     spec, codec = card.input, build_codec(card.codec, card.input, skeleton)
-    seed = run.seed if config.model.weights is None else seed_after(run.seed, model)
+    if origin is None:
+        origin = Origin(run.seed if config.model.weights is None else seed_after(run.seed, model), card)
+    seed = origin.seed
     teacher = build_teacher(config, model)
     model.to(device)
     if run.channels_last:
@@ -180,16 +187,14 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
     compile_model(model, run.compile)
     network, *steppers = accelerator.prepare(model, *optimizers)
     evaluated = ema.model if ema else model
-    loader = train_loader(samples, plan, progress.step, end, codec, run, device.type == "cuda")
-    parts = iter(loader)
     finished = "early stop" if stopped_early else "complete"
-    monitor = Monitor(out, accelerator.is_main_process, progress.step, num_steps, config.name)
 
     def checkpoint() -> None:
         progress.elapsed_s = elapsed_before + time.monotonic() - started
         if accelerator.is_main_process:
             scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-            save_checkpoint(checkpoint_path, model, ema.model if ema else None, optimizers, scaler, progress, recipe)
+            averaged = ema.model if ema else None
+            save_checkpoint(checkpoint_path, model, averaged, optimizers, scaler, progress, recipe, origin)
 
     def write_weights() -> None:
         if accelerator.is_main_process:
@@ -197,15 +202,19 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
             finished_card = card.model_copy(update={"about": measured})
             with writing(out):
                 own = {name: value for name, value in evaluated.state_dict().items() if not name.startswith(HINT)}
-                save_weights(weights_path, own, finished_card, dtype="float16")
+                large = beyond_float16(own)
+                if large is not None:
+                    monitor.note(f"weights in float32: {large} holds a number that is too large for float16")
+                save_weights(weights_path, own, finished_card, dtype="float16" if large is None else "float32")
 
     def validate() -> dict[str, float]:
         assert val_records is not None
         val_samples = ValidationSamples(val_records, spec)
         batch_size = max(2, run.batch_size // plan.parts // world)
-        crops = validation_loader(val_samples, batch_size, plan.rank, world, run.workers, device.type == "cuda")
+        val_loader = validation_loader(val_samples, batch_size, plan.rank, world, run.workers, device.type == "cuda")
         evaluated.eval()
-        poses, scores, broken = predict(evaluated, crops, codec, spec, skeleton, accelerator)
+        with walk(val_loader) as crops:
+            poses, scores, broken = predict(evaluated, crops, codec, spec, skeleton, accelerator)
         note_broken(broken, progress, config.data.max_broken, monitor.note)
         shared: list[Any] = [measure(poses, scores, val_records) if accelerator.is_main_process else None]
         broadcast_object_list(shared)
@@ -213,12 +222,17 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
             monitor.pictures(progress.step, draw_panel(evaluated, val_samples, codec, spec, device))
         return shared[0]
 
-    for note in notes:
-        monitor.note(note)
     started = last_checkpoint = interval_started = time.monotonic()
     elapsed_before, interval_samples, loss_sum = progress.elapsed_s, 0, 0.0
     training_mode(model, config.model.frozen, config.model.freeze_batch_norm)
-    with monitor, stop_signals() as stop:
+    # the loader comes first: its processes are forked while there are no other threads
+    with (
+        walk(train_loader(samples, plan, progress.step, end, codec, run, device.type == "cuda")) as parts,
+        Monitor(out, accelerator.is_main_process, progress.step, num_steps, config.name) as monitor,
+        stop_signals() as stop,
+    ):
+        for note in notes:
+            monitor.note(note)
         for step in range(progress.step, end):
             lr = config.optim.lr * lr_factor(step, num_steps, plan.steps_per_epoch, config.optim)
             set_lr(optimizers, lr)

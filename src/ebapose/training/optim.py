@@ -76,8 +76,9 @@ def training_mode(model: nn.Module, prefixes: Iterable[str], frozen_batch_norm: 
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Trained parameters by (weight decay, lr factor, matrix or not); norms, biases and embeddings do not decay.
+    """Trained parameters by (weight decay, lr factor, matrix or not).
 
+    Norms, biases and `nn.Embedding` do not decay; matrices that a model holds itself do (TFPose's queries).
     Each group holds `params`, `names`, `weight_decay`, `lr_factor` and `matrix` (fit for Muon).
     """
     undecayed = {
@@ -108,9 +109,10 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
 
 def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
     """One optimiser, or for "muon" two: matrices, and the rest."""
-    groups = parameter_groups(model, config)
-    muon = [g for g in groups if config.name == "muon" and g.pop("matrix")]
-    rest = [g for g in groups if g not in muon] if muon else groups
+    muon: list[dict[str, Any]] = []
+    rest: list[dict[str, Any]] = []
+    for group in parameter_groups(model, config):
+        (muon if group.pop("matrix") and config.name == "muon" else rest).append(group)
     optimizers: list[torch.optim.Optimizer] = []
     if muon:
         optimizers.append(Muon(muon, lr=config.lr, momentum=config.momentum))

@@ -17,18 +17,31 @@ from ebapose.card import ModelCard
 from ebapose.errors import UsageError
 from ebapose.models.pose_model import PoseModel
 from ebapose.models.registry import create_model, default_card, parse_name
-from ebapose.models.weights import copy_weights, load_weights, resize_state_dict
+from ebapose.models.weights import carry_keypoints, copy_weights, load_weights, model_from_card, resize_state_dict
 from ebapose.skeleton import Skeleton
 from ebapose.training.config import TrainConfig
 from ebapose.training.loader import refuse_other_skeleton
 from ebapose.training.teacher import Teacher
 
+# Options that weights may have been trained with differently: they are no part of the function that was learned, or
+# (split_ratio) the weights are resampled.
+_FREE_OPTIONS = ("sigma", "split_ratio", "dropout")
 
-def build_model(config: TrainConfig, skeleton: Skeleton) -> tuple[PoseModel, ModelCard, list[str]]:
+
+def build_model(
+    config: TrainConfig, skeleton: Skeleton, resumed: ModelCard | None = None, older: bool = False
+) -> tuple[PoseModel, ModelCard, list[str]]:
     """The network with its first weights, the card of what it will become, and notes for the person who watches.
 
-    Weights made at another input size or split ratio are resampled. Random initial weights depend on torch's random
-    state.
+    Weights made at another input size or split ratio are resampled; with `model.new_head`, keypoints of the same name
+    keep what they have learned. Random initial weights depend on torch's random state.
+
+    Args:
+        config: the recipe.
+        skeleton: of the data.
+        resumed: the card of a run that goes on: its weights are in its checkpoint, `model.weights` is not read.
+        older: the run goes on from a checkpoint that holds no card: `model.weights` are taken as they were when it
+            began, since its seed follows from them.
 
     Raises:
         UsageError, InputError, ModelFileError: the model, its weights and the skeleton do not go together.
@@ -47,6 +60,8 @@ def build_model(config: TrainConfig, skeleton: Skeleton) -> tuple[PoseModel, Mod
             f"loss.map_weight: {config.model.name} predicts its maps, there is nothing auxiliary about them"
         )
     card = card.model_copy(update={"license": config.license, "source": config.source, "codec": codec})
+    if resumed is not None:
+        return model, card.model_copy(update={"input": resumed.input, "codec": resumed.codec}), []
     padding = {} if config.model.padding is None else {"padding": config.model.padding}
     if config.model.weights is None:
         return model, _with_input(card, padding), ["from random weights"]
@@ -58,10 +73,17 @@ def build_model(config: TrainConfig, skeleton: Skeleton) -> tuple[PoseModel, Mod
         raise UsageError(f"model.weights: {path} holds {before.architecture}, the recipe trains {model.architecture}")
     if not config.model.new_head:
         refuse_other_skeleton(skeleton, "the training data", before.skeleton, f"the weights {path}")
+    if before.architecture == model.architecture and not older:
+        _refuse_other_options(model, before, path)
     old, new = before.input.size_hw, card.input.size_hw
     if before.codec.type == codec.type == "simcc" and (old, before.codec.split_ratio) != (new, codec.split_ratio):
         state_dict = resize_state_dict(state_dict, old, new, before.codec.split_ratio, codec.split_ratio)
         notes.append(f"resampled from {old[0]}x{old[1]} to {new[0]}x{new[1]}")
+    if skeleton.keypoint_names != before.skeleton.keypoint_names and not older:
+        names = skeleton.keypoint_names
+        state_dict, kept_names = carry_keypoints(model, state_dict, before.skeleton.keypoint_names, names)
+        notes += [f"keypoints that the weights know: {', '.join(kept_names)}"] if kept_names else []
+        notes.append(f"new keypoints: {', '.join(name for name in names if name not in kept_names) or 'none'}")
     left = copy_weights(model, state_dict, str(path), strict=not config.model.new_head)
     if left:
         notes.append(f"new, not from the weights: {', '.join(left)}")
@@ -70,6 +92,19 @@ def build_model(config: TrainConfig, skeleton: Skeleton) -> tuple[PoseModel, Mod
     # Preprocessing is part of what was learned.
     kept = {key: getattr(before.input, key) for key in ("mean", "std", "padding", "crop_center")}
     return model, _with_input(card, kept | padding), notes
+
+
+def _refuse_other_options(model: PoseModel, before: ModelCard, path: Path) -> None:
+    """Raise UsageError where weights of the same architecture were trained with other options than the recipe's.
+
+    Their tensors may fit all the same (another activation), and what they were trained for would be lost unsaid.
+    """
+    theirs = model_from_card(before, where=str(path), device="meta").design
+    for option, value in model.design.items():
+        if option not in _FREE_OPTIONS and theirs.get(option) != value:
+            raise UsageError(
+                f"model.options: {option} is {value!r}, but the weights {path} were trained with {theirs.get(option)!r}"
+            )
 
 
 def build_teacher(config: TrainConfig, model: PoseModel) -> Teacher | None:

@@ -63,7 +63,8 @@ def _save_batch(out: Path, batch: Batch, step: int, rank: int) -> Path:
             images=batch.images.permute(0, 2, 3, 1).numpy(),
             weights=batch.weights.numpy(),
             keypoints=np.stack([s["keypoints"] for s in batch.samples]),
-            indices=np.array([s["index"] for s in batch.samples]),
+            sources=np.array([s.get("source", 0) for s in batch.samples]),  # of data.train, from 0
+            indices=np.array([s["index"] for s in batch.samples]),  # of its persons
             **arrays,
         )
     return path

@@ -18,7 +18,7 @@ from ebapose.data.coco import CocoKeypoints
 from ebapose.errors import UsageError
 from ebapose.evaluation.coco_ap import coco_ap
 from ebapose.evaluation.inputs import Annotations, Results
-from ebapose.evaluation.oks import keypoint_similarity
+from ebapose.evaluation.oks import keypoint_similarity, pose_scores
 from ebapose.evaluation.pck import pck, relative_errors, torso_sizes
 from ebapose.geometry.crop import crop_to_image
 from ebapose.skeleton import Skeleton
@@ -47,12 +47,17 @@ def predict(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
     """Poses of a validation set, gathered from all processes.
 
+    All of them use the statistics of the main process's batch norms: those are what is written.
+
     Returns:
         keypoints (N, K, 2) in image px and scores (N, K), NaN and 0 for persons whose picture could not be used; and
         the messages about those pictures.
     """
     found: list[tuple[int, NDArray[np.float64], NDArray[np.float32]]] = []
     broken: list[str] = []
+    if accelerator.num_processes > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
     for batch in loader:
         broken += batch.broken
         if not batch.samples:
@@ -74,17 +79,23 @@ def predict(
     return keypoints, scores, sorted(set(messages))
 
 
-def check_metric(metric: str, skeleton: Skeleton) -> None:
-    """Raise UsageError where "pck" is asked of a skeleton that has no torso to measure by."""
-    if metric == "pck":
-        try:
-            torso_sizes(np.zeros((1, skeleton.num_keypoints, 2)), np.ones((1, skeleton.num_keypoints)), skeleton)
-        except UsageError as error:
-            raise UsageError(f"run.metric: pck: {error}; choose oks or ap") from None
+def check_metric(metric: str, records: CocoKeypoints) -> None:
+    """Raise UsageError where "pck" is asked of a validation set in which nobody has a torso to measure by."""
+    if metric != "pck":
+        return
+    try:
+        sizes = torso_sizes(records.keypoints, records.visibility > 0, records.skeleton)
+    except UsageError as error:
+        raise UsageError(f"run.metric: pck: {error}; choose oks or ap") from None
+    if not np.isfinite(sizes).any():
+        raise UsageError(
+            f"run.metric: pck: {records.source}: nobody has both left_shoulder and right_hip labelled, so there is no "
+            "torso size; take metric: oks"
+        )
 
 
 def measure(keypoints: NDArray[np.float64], scores: NDArray[np.float64], records: CocoKeypoints) -> dict[str, float]:
-    """PCK@0.2 of the torso ("pck", where the skeleton has one), mean OKS ("oks") and OKS AP ("ap"), each 0..1.
+    """PCK@0.2 of the torso ("pck", where somebody's can be measured), mean OKS ("oks") and OKS AP ("ap"), each 0..1.
 
     Args:
         keypoints: (N, K, 2) image px, NaN for a person without a pose; N may be smaller than the set where the last
@@ -107,9 +118,10 @@ def measure(keypoints: NDArray[np.float64], scores: NDArray[np.float64], records
     values["oks"] = float(((similarity * labelled).sum(1) / labelled.sum(1)).mean())
     there = np.isfinite(keypoints).all(axis=(1, 2))
     image_ids = records.image_ids[records.image_indices]
-    poses = Results(image_ids[there], keypoints[there], scores[there], scores[there].mean(axis=1))
+    of_poses = pose_scores(np.ones(there.sum()), scores[there])  # as `ebapose evaluate` ranks them
+    poses = Results(image_ids[there], keypoints[there], scores[there], of_poses)
     values["ap"] = coco_ap(_annotations(records), poses, "gt").stats["AP"]
-    return {name: 0.0 if np.isnan(value) else float(value) for name, value in values.items()}
+    return {name: float(value) for name, value in values.items() if not np.isnan(value)}
 
 
 def _annotations(records: CocoKeypoints) -> Annotations:
