@@ -225,6 +225,9 @@ def test_overlays_replace_only_those_of_earlier_runs(tmp_path: Path) -> None:
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     new = sorted(path.name for path in tmp_path.iterdir() if path.name not in before)
     assert new == ["other_pose.jpg", "photo_pose_2.jpg", "photo_pose_pose.jpg"]
+    marked = (tmp_path / "other_pose.jpg").read_bytes()
+    assert marked[6:10] == b"JFIF"
+    assert marked[20:22] == b"\xff\xfe"  # the comment follows it whole
 
 
 def test_overlays_of_one_run_do_not_replace_each_other(tmp_path: Path) -> None:

@@ -42,9 +42,7 @@ FILE_NAMES: dict[Format, str] = {
 }
 Draw = Callable[[UInt8Array, Poses], UInt8Array]
 JPEG_QUALITY = 92
-_MARK = b"ebapose overlay"
-# How our overlays begin: a JPEG's start, then a comment
-_MARKED = b"\xff\xd8\xff\xfe" + (len(_MARK) + 2).to_bytes(2, "big") + _MARK
+_MARK = b"ebapose overlay"  # a comment in our overlays
 COLUMNS = ("file", "frame", "person", "track_id", "keypoint", "x", "y", "score", "sigma_x", "sigma_y")
 
 # What keeps one file from being written while others can be
@@ -182,7 +180,7 @@ class _Overlays:
             raise InputError(f"{frame.name}: {width}x{height} px cannot be written as JPEG")
         try:
             with atomic_write(target, flush=False) as temporary:
-                temporary.write_bytes(_MARKED + data[2:].tobytes())
+                temporary.write_bytes(_marked(data.tobytes()))
         except OSError as error:
             why = f"{target}: cannot be written ({error.strerror})"
             if error.errno in _OF_THIS_NAME:
@@ -222,11 +220,17 @@ def overlay_paths(out_dir: Path, frame: Frame) -> Iterator[Path]:
         yield out_dir / f"{stem}_pose_{number}.jpg"
 
 
+def _marked(jpeg: bytes) -> bytes:
+    """A JPEG with our mark as a comment after its first segment, which JFIF wants to be its own."""
+    end = 4 + int.from_bytes(jpeg[4:6], "big")
+    return jpeg[:end] + b"\xff\xfe" + (len(_MARK) + 2).to_bytes(2, "big") + _MARK + jpeg[end:]
+
+
 def _is_foreign(path: Path) -> bool:
     """Whether a file is there that is no overlay of ours: somebody's picture, which must survive."""
     try:
         with path.open("rb") as file:
-            return file.read(len(_MARKED)) != _MARKED
+            return _MARK not in file.read(64)
     except PermissionError:
         return lexists(path)
     except OSError:  # not there; or of a name that cannot be written either
