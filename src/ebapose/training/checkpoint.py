@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -66,6 +67,14 @@ class Progress:
     validation: dict[str, float] = field(default_factory=dict)
     persons: list[int] = field(default_factory=list)
 
+    def judge(self, value: float) -> bool:
+        """Whether a validated value, of the step that it has come to, is the best so far; keeps count."""
+        if self.best_value is None or value > self.best_value:
+            self.best_value, self.best_step, self.bad_validations = value, self.step, 0
+            return True
+        self.bad_validations += 1
+        return False
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -114,6 +123,17 @@ def save_checkpoint(
     except (OSError, SafetensorError) as error:
         kept = "; the previous one is intact" if path.exists() else ""
         raise EbaposeError(f"{path}: the checkpoint cannot be written ({error}){kept}") from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether a run's file exists. Raises UsageError unless all processes say the same: each must read a checkpoint."""
+    found: list[bool] = gather_object([path.exists()])
+    if any(found) and not all(found):
+        raise UsageError(
+            f"{path}: process {found.index(False)} of {len(found)} does not see the file that process "
+            f"{found.index(True)} sees: the run's folder must be on storage that all machines read"
+        )
+    return found[0]
 
 
 def read_origin(path: Path) -> Origin | None:

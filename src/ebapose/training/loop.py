@@ -31,6 +31,7 @@ from ebapose.training.checkpoint import (
     CHECKPOINT_NAME,
     Origin,
     Progress,
+    is_there,
     load_checkpoint,
     read_origin,
     refuse_other_data,
@@ -119,10 +120,10 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
     checkpoint_path, weights_path = out / CHECKPOINT_NAME, out / WEIGHTS_NAME
     accelerator = _accelerator(config)
     device, world = accelerator.device, accelerator.num_processes
-    begun = _is_there(checkpoint_path)
+    begun = is_there(checkpoint_path)
     if begun and not resume:
         raise UsageError(f"{out}: already holds a run: resume it, or choose another folder")
-    if not begun and _is_there(weights_path):
+    if not begun and is_there(weights_path):
         raise UsageError(f"{out}: holds weights, but no checkpoint to go on from: choose another folder")
 
     # What is learned from.
@@ -287,7 +288,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
                 if val_records is not None:
                     progress.validation = validate()
                     training_mode(model, config.model.frozen, config.model.freeze_batch_norm)
-                    better = _judge(progress.validation[run.metric], progress)
+                    better = progress.judge(progress.validation[run.metric])
                     row |= {f"val_{name}": value for name, value in progress.validation.items()}
                     monitor.note(
                         f"epoch {row['epoch']:.2f}, step {progress.step}/{num_steps}: loss {row['loss']:.4g}, "
@@ -339,17 +340,6 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     return Accelerator(mixed_precision="no" if config.run.precision == "fp32" else config.run.precision, cpu=not on_gpu)
 
 
-def _is_there(path: Path) -> bool:
-    """Whether a file exists. Raises UsageError unless all processes say the same: each must read the checkpoint."""
-    found: list[bool] = gather_object([path.exists()])
-    if any(found) and not all(found):
-        raise UsageError(
-            f"{path}: process {found.index(False)} of {len(found)} does not see the file that process "
-            f"{found.index(True)} sees: the run's folder must be on storage that all machines read"
-        )
-    return found[0]
-
-
 def _seed(seed: int, step: int, rank: int) -> None:
     """Let random numbers in the network (dropout) depend on the step alone: resuming needs no generator state."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)))
@@ -391,15 +381,6 @@ def _agree(loss: Tensor, stop: bool, accelerator: Accelerator) -> tuple[float, b
 def _clip(model: nn.Module, largest: float | None, accelerator: Accelerator) -> float:
     """Norm of the gradient before it was clipped."""
     return float(accelerator.clip_grad_norm_(model.parameters(), float("inf") if largest is None else largest))
-
-
-def _judge(value: float, progress: Progress) -> bool:
-    """Whether a validated value is the best so far; keeps count."""
-    if progress.best_value is None or value > progress.best_value:
-        progress.best_value, progress.best_step, progress.bad_validations = value, progress.step, 0
-        return True
-    progress.bad_validations += 1
-    return False
 
 
 def _about(config: TrainConfig, plan: Plan, progress: Progress) -> dict[str, Any]:
