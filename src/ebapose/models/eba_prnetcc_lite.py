@@ -1,7 +1,8 @@
 """EBA-PRNetCC lite: the same ideas at half the cost. Our own variant, not a published network.
 
-In the small-scale study (`docs/results.md`, `benchmarks/study.py`) lite18 loses no accuracy against EBA-PRNetCC18. That
-study trains for a short time, which favours a small network; nothing is known about long training, and about lite34.
+In the small-scale study (`docs/results.md`, `benchmarks/study.py`) lite18 loses no accuracy against EBA-PRNetCC18
+beyond the spread. That study trains for a short time, which favours a small network; nothing is known about long
+training, and about lite34.
 
 What is expensive in EBA-PRNetCC on ResNet-18 are the three deconvolutions (2.5 of 6.6 GMAC at 384x288) and, in
 parameters, the fourth stage (8.4 of 11.2 M). Here the ResNet ends after its third stage, at stride 16, and two
