@@ -18,6 +18,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import ebapose.training.checkpoint as checkpoint
 import ebapose.training.loader as loader
 import ebapose.training.loop as loop
 from ebapose.card import card_path, parse_card
@@ -251,16 +252,15 @@ def test_other_data_are_noticed(recipe, people, tmp_path):
 
 
 def test_all_processes_must_see_the_checkpoint(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "gather_object", lambda found: [True, *found])
+    monkeypatch.setattr(checkpoint, "gather_object", lambda found: [True, *found])
     with pytest.raises(UsageError, match=r"process 1 of 2 does not see .* process 0 sees: .* all machines read"):
         train(config_of(recipe), tmp_path / "run", resume=True)
     assert not (tmp_path / "run").exists()
 
 
 def test_plain_data_are_a_recipe_too(recipe, tmp_path, monkeypatch):
-    real = loop.gather_object
     others = ["other.jpg: broken"]  # what another process met
-    monkeypatch.setattr(loop, "gather_object", lambda x: real(x) if x == [False] else [*x, *others, *others])
+    monkeypatch.setattr(loop, "gather_object", lambda x: [*x, *others, *others])
     recipe["run"]["epochs"] = 1
     assert train(recipe, tmp_path).broken == tuple(others)
     with pytest.raises(UsageError, match=r"recipe: unknown key 'optim\.lrr'"):
