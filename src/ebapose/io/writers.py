@@ -11,26 +11,23 @@ Adding a new format: write a class with `write` and `close` like those below and
 from __future__ import annotations
 
 import csv
-import errno
 import io
-import itertools
 import json
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
-from os.path import isfile, lexists, realpath
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, get_args
 
-import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebapose.atomic import GrowingText, atomic_write
 from ebapose.errors import EbaposeError, InputError, MissingDependencyError, UsageError
+from ebapose.io.overlays import Draw, Overlays
 from ebapose.io.readers import PERSON_CATEGORY, POSES_FORMAT, POSES_VERSION, image_id_from_name
-from ebapose.structures import Frame, Poses, UInt8Array
+from ebapose.structures import Frame, Poses
 
 Format = Literal["overlay", "json", "coco", "csv", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -40,13 +37,8 @@ FILE_NAMES: dict[Format, str] = {
     "csv": "poses.csv",
     "parquet": "poses.parquet",
 }
-Draw = Callable[[UInt8Array, Poses], UInt8Array]
-JPEG_QUALITY = 92
-_MARK = b"ebapose overlay"  # a comment in our overlays
 COLUMNS = ("file", "frame", "person", "track_id", "keypoint", "x", "y", "score", "sigma_x", "sigma_y")
 
-# What keeps one file from being written while others can be
-_OF_THIS_NAME = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EINVAL}
 _PX_DECIMALS = 3
 _SCORE_DECIMALS = 6
 _PARQUET_ROWS = 20_000  # per row group: what is held in memory
@@ -107,7 +99,7 @@ class PoseWriter:
             assert draw is not None
             self.out_dir.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.out_dir).close()  # a folder that takes no files is found before the work
-            return _Overlays(self.out_dir, draw)
+            return Overlays(self.out_dir, draw)
         path = stack.enter_context(atomic_write(self.out_dir / FILE_NAMES[name]))
         if name == "json":
             return _PosesJson(path, self._failures)
@@ -158,83 +150,6 @@ class PoseWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-class _Overlays:
-    """One JPEG per frame, under the frame's stem."""
-
-    def __init__(self, out_dir: Path, draw: Draw) -> None:
-        self._out_dir = out_dir
-        self._draw = draw
-        self._written: set[str] = set()
-
-    def write(self, frame: Frame, poses: Poses) -> None:
-        target = self._target(frame)
-        image = cv2.cvtColor(self._draw(frame.image, poses), cv2.COLOR_RGB2BGR)
-        try:
-            encoded, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        except cv2.error:  # beyond 65,500 px
-            encoded, data = False, np.zeros(0, np.uint8)
-        if not encoded:
-            height, width = frame.hw
-            raise InputError(f"{frame.name}: {width}x{height} px cannot be written as JPEG")
-        try:
-            with atomic_write(target, flush=False) as temporary:
-                temporary.write_bytes(_marked(data.tobytes()))
-        except OSError as error:
-            why = f"{target}: cannot be written ({error.strerror})"
-            if error.errno in _OF_THIS_NAME:
-                raise InputError(f"{frame.name}: {why}") from None
-            raise EbaposeError(why) from error
-
-    def _target(self, frame: Frame) -> Path:
-        """The first of its names that is free, or taken by an overlay of an earlier run."""
-        for target in overlay_paths(self._out_dir, frame):
-            name = str(target).casefold()
-            if name not in self._written and not _is_foreign(target):
-                self._written.add(name)
-                return target
-        raise AssertionError("unreachable: there is always a further number")
-
-    def close(self) -> None:
-        pass
-
-
-def overlay_paths(out_dir: Path, frame: Frame) -> Iterator[Path]:
-    """Where a frame's overlay may go, best first: `OUT_DIR/STEM.jpg`, unless the original lies in that folder, then
-    `STEM_pose.jpg`, `STEM_pose_2.jpg`, ...
-
-    Raises:
-        InputError: the stem leads out of the folder.
-    """
-    stem = PurePosixPath(frame.stem or Path(frame.name).stem or "image")
-    if stem.is_absolute() or ".." in stem.parts:
-        raise InputError(f"{frame.name}: its output {str(stem)!r} would lie outside of {out_dir}")
-    target = out_dir / f"{stem}.jpg"
-    original = Path(frame.name)
-    beside = realpath(original.parent) == realpath(target.parent)
-    if not (beside and isfile(original)):  # noqa: PTH113 (pathlib's raises for a path that is too long)
-        yield target
-    yield out_dir / f"{stem}_pose.jpg"
-    for number in itertools.count(2):
-        yield out_dir / f"{stem}_pose_{number}.jpg"
-
-
-def _marked(jpeg: bytes) -> bytes:
-    """A JPEG with our mark as a comment after its first segment, which JFIF wants to be its own."""
-    end = 4 + int.from_bytes(jpeg[4:6], "big")
-    return jpeg[:end] + b"\xff\xfe" + (len(_MARK) + 2).to_bytes(2, "big") + _MARK + jpeg[end:]
-
-
-def _is_foreign(path: Path) -> bool:
-    """Whether a file is there that is no overlay of ours: somebody's picture, which must survive."""
-    try:
-        with path.open("rb") as file:
-            return _MARK not in file.read(64)
-    except PermissionError:
-        return lexists(path)
-    except OSError:  # not there; or of a name that cannot be written either
-        return False
 
 
 class _PosesJson:
