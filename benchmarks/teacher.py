@@ -72,8 +72,7 @@ def main() -> None:
     # Gradients, in training mode.
     put("model.")
     model.train()
-    repeats = [source.repeat for source in config.data.train]
-    samples = TrainSamples(sources, repeats, card.input, config.augment, args.seed, config.data.max_broken)
+    samples = TrainSamples(sources, config, card.input, args.seed)
     plan = Plan(len(samples), config.run.batch_size, 1, 0, 1, args.seed)
     batch = next(iter(train_loader(samples, plan, 0, 1, codec, config.run, False)))
     outputs = see(batch)

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from ebapose.card import InputSpec
 from ebapose.config import load_yaml
 from ebapose.errors import UsageError
 from ebapose.models.registry import create_model, parse_name
 from ebapose.training import load_train_config, train
+from ebapose.training.loader import TrainSamples, load_records
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
@@ -97,6 +99,9 @@ def test_a_given_length_takes_the_place_of_the_recipes() -> None:
         ("--model.options={num_keypoints: 3}", "model: options: 'num_keypoints' is none of them"),
         ("--run.metric=loss", "run.metric: Input should be 'pck', 'ap' or 'oks'"),
         ("--name=a/b", "name: must not contain path separators"),
+        ("--data.train={annotations: a, augment: {rotation: 3}}", r"train\.0\.augment: unknown key 'rotation', did"),
+        ("--data.train={annotations: a, augment: {rotation_deg: 181}}", r"train\.0\.augment: rotation_deg: Input"),
+        ("--data.val={annotations: a, augment: {rotation_deg: 3}}", r"data\.val\.augment: validation persons are seen"),
     ],
 )
 def test_contradictory_keys_get_one_line_that_names_them(override: str, message: str) -> None:
@@ -135,3 +140,29 @@ def test_a_source_can_be_one_path_or_one_mapping(tmp_path: Path) -> None:
     assert config.data.val.annotations == Path("other.json")
     (source,) = load_train_config(FOLDER / "smoke.yaml", ["--data.train={annotations: a.json, repeat: 2}"]).data.train
     assert (source.annotations, source.repeat) == (Path("a.json"), 2)
+
+
+def test_a_source_may_be_augmented_differently(people: Path) -> None:
+    file = {"annotations": "val/annotations.json", "images": "val/images"}
+    calm = {"rotation_probability": 0, "scale": [1, 1], "flip_probability": 0, "photometric": {"blur_probability": 0.5}}
+    sources = [file, {**file, "augment": calm}]
+    config = load_train_config(
+        FOLDER / "smoke.yaml",
+        [
+            f"--data.root={people}",
+            f"--data.train={sources}",
+            "--data.val=null",
+            "--augment.rotation_deg=40",
+            "--augment.shift=0",
+        ],
+    )
+    usual, calmer = map(config.augment_of, config.data.train)
+    assert usual == config.augment
+    assert calmer.photometric == usual.photometric.model_copy(update={"blur_probability": 0.5})
+    assert calmer.rotation_deg == usual.rotation_deg == 40  # what the source does not name
+    records, _ = load_records(config.data)
+    samples = TrainSamples(records, config, InputSpec(size_hw=(64, 64)), seed=0)
+    matrices = np.array([sample["matrix"] for sample in (samples[0, i][0] for i in range(len(samples))) if sample])
+    turned = np.abs(matrices[:, 0, 1]) > 1e-6
+    assert turned[: len(records[0])].all()
+    assert not turned[len(records[0]) :].any()

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ebapose.config import Config, load_yaml, parse_config
+from ebapose.config import Config, explain, load_yaml, parse_config
 from ebapose.data.transforms import AugmentConfig
 from ebapose.errors import UsageError
 
@@ -35,6 +35,9 @@ class SourceConfig(Config, use_attribute_docstrings=True):
     """Name of the category to learn from, where several have keypoints."""
     repeat: int = Field(default=1, ge=1)
     """How often each person is seen in an epoch, to balance sources of different size."""
+    augment: dict[str, Any] = Field(default_factory=dict)
+    """Keys of `augment` with other values for this source, e.g. {rotation_deg: 15}: people in everyday photographs
+    stand more upright than gymnasts."""
     skeleton: str | dict[str, Any] | None = None
     """Where the file lacks flip pairs or sigmas: a known name, a file relative to `data.root`, or the skeleton itself
     (name, keypoint_names, edges, flip_pairs, sigmas)."""
@@ -261,8 +264,21 @@ class TrainConfig(Config, use_attribute_docstrings=True):
             raise ValueError("must not contain path separators")
         return name
 
+    def augment_of(self, source: SourceConfig) -> AugmentConfig:
+        """How samples of one training source are changed: as `augment` says, but for what the source itself says."""
+        common = self.augment.model_dump()
+        own = {k: {**common[k], **v} if isinstance(v, dict) and k in common else v for k, v in source.augment.items()}
+        return AugmentConfig.model_validate({**common, **own})
+
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
+        for i, source in enumerate(self.data.train):
+            try:
+                self.augment_of(source)
+            except ValidationError as error:
+                raise ValueError(explain(error, AugmentConfig, f"data.train.{i}.augment")) from None
+        if self.data.val is not None and self.data.val.augment:
+            raise ValueError("data.val.augment: validation persons are seen as they are")
         if self.data.val is None and self.run.patience is not None:
             raise ValueError("run.patience (early stopping) needs data.val")
         if self.optim.name == "muon" and self.run.precision == "fp16":  # the gradients of the second are unscaled twice

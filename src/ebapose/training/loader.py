@@ -24,10 +24,9 @@ from ebapose.codecs import Coordinate, Heatmap, SimCC
 from ebapose.data.coco import CocoKeypoints, load_coco
 from ebapose.data.coco_file import SkeletonLike
 from ebapose.data.dataset import CropDataset, Sample
-from ebapose.data.transforms import AugmentConfig
 from ebapose.errors import InputError, UsageError
 from ebapose.skeleton import SKELETONS, Skeleton
-from ebapose.training.config import DataConfig, RunConfig, SourceConfig
+from ebapose.training.config import DataConfig, RunConfig, SourceConfig, TrainConfig
 
 TargetCodec = SimCC | Heatmap | Coordinate
 Key = tuple[int, int]  # (epoch, index)
@@ -66,10 +65,10 @@ def load_records(data: DataConfig) -> tuple[list[CocoKeypoints], CocoKeypoints |
         InputError: a file is not COCO, holds no person to learn from, or the skeletons differ.
     """
 
-    files: dict[str, CocoKeypoints] = {}  # sources that differ in `only` and `repeat` share what their file holds
+    files: dict[str, CocoKeypoints] = {}  # sources of the same file share what it holds
 
     def read(source: SourceConfig) -> CocoKeypoints:
-        file = source.model_dump_json(exclude={"only", "repeat"})
+        file = source.model_dump_json(exclude={"only", "repeat", "augment"})
         if file not in files:
             images = None if source.images is None else data.root / source.images
             skeleton = _given_skeleton(source.skeleton, data.root)
@@ -117,36 +116,28 @@ class TrainSamples(Dataset[tuple[Sample | None, list[str]]]):
     has to say so.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[CocoKeypoints],
-        repeats: Sequence[int],
-        spec: InputSpec,
-        augment: AugmentConfig,
-        seed: int,
-        max_broken: int,
-    ) -> None:
+    def __init__(self, sources: Sequence[CocoKeypoints], config: TrainConfig, spec: InputSpec, seed: int) -> None:
         self.datasets = [
             CropDataset(
                 records,
                 spec.size_hw,
                 padding=spec.padding,
                 crop_center=spec.crop_center,
-                augment=augment,
+                augment=config.augment_of(source),
                 seed=seed + i,
-                repeat=repeat,
+                repeat=source.repeat,
             )
-            for i, (records, repeat) in enumerate(zip(sources, repeats, strict=True))
+            for i, (records, source) in enumerate(zip(sources, config.data.train, strict=True))
         ]
+        self.repeats = tuple(source.repeat for source in config.data.train)
         # one row per sample of an epoch: which source, which repetition, which person
         self.rows = np.concatenate(
             [
                 np.stack(np.broadcast_arrays(i, np.arange(n)[:, None], np.arange(len(r))), -1).reshape(-1, 3)
-                for i, (r, n) in enumerate(zip(sources, repeats, strict=True))
+                for i, (r, n) in enumerate(zip(sources, self.repeats, strict=True))
             ]
         ).astype(np.int32)
-        self.repeats = tuple(repeats)
-        self.max_broken = max_broken
+        self.max_broken = config.data.max_broken
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -152,8 +152,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
     optimizers = build_optimizers(model, config.optim)
 
     # How long.
-    repeats = [s.repeat for s in config.data.train]
-    samples = TrainSamples(sources, repeats, spec, config.augment, seed, config.data.max_broken)
+    samples = TrainSamples(sources, config, spec, seed)
     plan = Plan(len(samples), run.batch_size, run.accumulation, accelerator.process_index, world, seed)
     if run.samples is not None:
         num_steps = max(1, run.samples // run.batch_size)
