@@ -28,10 +28,11 @@ from ebapose.inference.runtime import open_plain
 from ebapose.io.pictures import read_image
 from ebapose.structures import Frame
 
-SMALLEST_PX = 48  # of a box's longer side
+SMALLEST_PX = 32  # of a box's longer side
+DETECTED = 0.3  # score of a box: the teacher judges it, so more than in use (0.35) may pass
 SURE = 0.3  # score of both looks
 AGREE = 0.06  # distance between them, in longer sides of the box
-MIN_KEYPOINTS = 8
+MIN_KEYPOINTS = 6
 COVERED = 0.7  # a box so far inside a known person's is that person
 SAME = 0.12  # median distance to a known person's keypoints, in longer sides
 
@@ -116,7 +117,7 @@ def main() -> None:
     for entry in content["annotations"]:
         labelled.setdefault(entry["image_id"], []).append(entry)
     number = max(entry["id"] for entry in content["annotations"])
-    detector, teacher = NanoDet(), open_plain(options.teacher)
+    detector, teacher = NanoDet(DETECTED), open_plain(options.teacher)
     counts: Counter[str] = Counter()
     images, persons = [], []
     for picture in content["images"][: options.limit]:

@@ -107,7 +107,7 @@ def test_the_person_beside_is_found_once_and_written_as_estimated(bystanders, te
 
 def test_small_and_doubtful_persons_are_left_out(bystanders, teacher):
     looks = teacher(BESIDE, score=0.2)
-    assert bystanders.find(PICTURE, [], detector([0.0, 0.0, 20.0, 40.0]), None, Counter()) == []
+    assert bystanders.find(PICTURE, [], detector([0.0, 0.0, 20.0, 30.0]), None, Counter()) == []
     assert not looks
     assert bystanders.find(PICTURE, [], detector(OTHER), None, Counter()) == []
     assert len(looks) == 2
