@@ -21,21 +21,16 @@ import argparse
 import hashlib
 import json
 import statistics
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ebapose.atomic import write_text
-from ebapose.benchmark.contenders import Contender, open_registered
-from ebapose.benchmark.machine import describe_machine, describe_timing
-from ebapose.benchmark.run import NetworkTiming, time_networks
+from ebapose.benchmark.run import NetworkTiming, time_registered
 from ebapose.cli.terminal import print_error
 from ebapose.config import load_config
 from ebapose.errors import EbaposeError, UsageError
 from ebapose.evaluation.run import evaluate_model
-from ebapose.inference.runtime import available_cores, choose_runtime
 from ebapose.models.complexity import measure_name
 from ebapose.training import TrainConfig, load_train_config, train
 from ebapose.training.checkpoint import CHECKPOINT_NAME
@@ -210,25 +205,6 @@ def read_known(file: Path, configs: Mapping[tuple[str, int], TrainConfig]) -> di
     return {key: run for key, run in runs.items() if key in configs}
 
 
-def time_variants(variants: Iterable[str], repeats: int) -> tuple[dict[str, NetworkTiming], str]:
-    """Median latency of each variant, one crop per call, taking turns in one run; and how it was measured.
-
-    In float32 in the default runtime, with random weights: latency does not depend on their values.
-    """
-    threads = available_cores()
-    contenders: list[Contender] = []
-    with tempfile.TemporaryDirectory(prefix="ebapose-study-") as folder:
-        for variant in variants:
-            _, model, options, _ = VARIANTS[variant]
-            own = Path(folder) / variant  # variants of one model differ in options only, their files' names do not
-            own.mkdir()
-            contenders += [replace(c, system=variant) for c in open_registered(model, threads, own, **options)]
-        runtime = choose_runtime(Path("any.onnx"), "auto")
-        contenders = [c for c in contenders if (c.runtime, c.precision) == (runtime, "f32")]
-        timings = {timing.system: timing for timing in time_networks(contenders, 1, repeats)}
-    return timings, describe_timing({**describe_machine(), "threads": threads}, runtime, repeats)
-
-
 def write_tables(
     out: Path,
     runs: Mapping[str, Sequence[dict[str, Any]]],
@@ -244,7 +220,7 @@ def write_tables(
         runs: by variant, from `read_run`; what is missing or empty is not in the table.
         seeds: that belong to the study.
         samples: budget of each run.
-        timings: by variant, from `time_variants`; a variant without one is "not measured".
+        timings: by variant, from `time_registered`; a variant without one is "not measured".
         about_latency: how they were measured; empty: they were not.
     """
     rows = []
@@ -357,7 +333,8 @@ def run_study(known: argparse.Namespace, overrides: Sequence[str]) -> int:
         write_tables(known.out, runs, seeds, samples, {}, "")
         print(f"{variant}, seed {seed}: {next(r['metrics'] for r in runs[variant] if r['seed'] == seed)}", flush=True)
     runs = finished()
-    timings = time_variants([v for v in runs if runs[v]], known.repeats) if known.repeats else ({}, "")
+    models = {variant: VARIANTS[variant][1:3] for variant in runs if runs[variant]}
+    timings = time_registered(models, known.repeats) if known.repeats else ({}, "")
     write_tables(known.out, runs, seeds, samples, *timings)
     print(known.out / "study.md")
     return 0

@@ -17,7 +17,7 @@ from ebapose.benchmark import run
 from ebapose.benchmark.contenders import Contender
 from ebapose.benchmark.machine import count_threads, describe_machine
 from ebapose.benchmark.report import benchmark_table
-from ebapose.benchmark.run import BenchmarkResult, run_benchmark, time_networks
+from ebapose.benchmark.run import BenchmarkResult, run_benchmark, time_networks, time_registered
 from ebapose.errors import ModelFileError, UsageError
 
 
@@ -99,6 +99,18 @@ def test_the_machine_is_described() -> None:
     assert machine["cores"] >= 1
     assert [count_threads({**machine, "threads": number}) for number in (1, 2)] == ["1 thread", "2 threads"]
     assert machine["versions"]["numpy"] == np.__version__
+
+
+def test_variants_of_one_model_are_timed_in_the_runtime_that_predicts() -> None:
+    name, small = "eba_prnetcc18_64x64", {"width": 8, "deconv_channels": 8}
+    models = {"ours": (name, {**small, "reduction": 4}), "no attention": (name, {**small, "reduction": None})}
+    timings, about = time_registered(models, repeats=3, threads=1)
+    assert list(timings) == ["ours", "no attention"]
+    assert {(t.runtime, t.precision, t.batch_size) for t in timings.values()} == {("openvino", "f32", 1)}
+    assert all(0 < t.quartiles_ms[0] <= t.ms_per_crop <= t.quartiles_ms[1] for t in timings.values())
+    assert about.startswith("median of 3 rounds, one crop per call, all systems taking turns in one run")
+    with pytest.raises(UsageError, match="0 repeats make no sense"):
+        time_registered(models, repeats=0)
 
 
 def test_wrong_usage_is_one_line(tmp_path: Path) -> None:

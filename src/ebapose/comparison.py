@@ -112,13 +112,8 @@ def _predicting(predictor: Predictor) -> Any:
 
 def _latencies(repeats: int, threads: int | None) -> tuple[dict[str, Latency], str]:
     """Median latency of every system in one run and one runtime, and what was measured where."""
-    from ebapose.benchmark.machine import describe_timing
-    from ebapose.benchmark.run import run_benchmark
+    from ebapose.benchmark.run import time_registered
 
-    result = run_benchmark(systems=timed_models(), batch_sizes=(1,), repeats=repeats, threads=threads)
-    found: dict[str, Latency] = {}
-    for timing in result.networks:
-        if timing.runtime == result.default_runtime and timing.precision == "f32":
-            name = timing.system.removesuffix(" (random weights)")
-            found[name] = Latency(timing.ms_per_crop, timing.quartiles_ms, f"{timing.runtime} {timing.precision}")
-    return found, describe_timing(result.machine, result.default_runtime, repeats)
+    timings, about = time_registered({name: (name, {}) for name in timed_models()}, repeats, threads)
+    rows = timings.items()
+    return {name: Latency(t.ms_per_crop, t.quartiles_ms, f"{t.runtime} {t.precision}") for name, t in rows}, about

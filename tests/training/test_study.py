@@ -142,12 +142,6 @@ def test_nonsense_is_one_line_before_any_training(
     assert not (tmp_path / "out").exists()
 
 
-def test_variants_of_one_model_are_timed_each(study: Any) -> None:
-    timings, about = study.time_variants(["mlp", "mlp_attention"], 1)
-    assert list(timings) == ["mlp", "mlp_attention"]
-    assert "all systems taking turns in one run" in about
-
-
 def test_an_interrupted_run_goes_on(study: Any, arguments: list[str], tmp_path: Path) -> None:
     clip, calls = loop._clip, []
     arguments = [*arguments, "--run.samples", "12", "--seeds", "0", "--variants", "lite"]

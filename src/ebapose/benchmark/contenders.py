@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,11 +59,25 @@ def open_model(path: Path, threads: int, folder: Path, notes: list[str]) -> tupl
     return path, card, _in_all_runtimes(card.name, path, module, card, threads)
 
 
-def open_registered(name: str, threads: int, folder: Path, **options: Any) -> list[Contender]:
+def open_registered(name: str, threads: int, folder: Path) -> list[Contender]:
     """A registered model with random weights in every runtime; its file is written to a folder of its own in `folder`.
+
+    Raises UsageError where `create_model` does not take the name, MissingDependencyError without torch.
+    """
+    module, card, path = _with_random_weights(name, folder / "random", {})  # trained weights may have the same name
+    return _in_all_runtimes(f"{name} (random weights)", path, module, card, threads)
+
+
+def open_for_prediction(system: str, name: str, options: Mapping[str, Any], threads: int, folder: Path) -> Contender:
+    """A registered model with random weights in float32 in the runtime that predicts; its file is written to `folder`.
 
     Raises UsageError where `create_model` does not take the name or the options, MissingDependencyError without torch.
     """
+    _, card, path = _with_random_weights(name, folder, options)
+    return _contender(system, load_model_file(path, "auto", threads)[0], card)
+
+
+def _with_random_weights(name: str, folder: Path, options: Mapping[str, Any]) -> tuple[Any, ModelCard, Path]:
     if not is_installed("torch"):
         raise MissingDependencyError("torch", "torch", f"timing {name}")
     import torch
@@ -72,8 +86,7 @@ def open_registered(name: str, threads: int, folder: Path, **options: Any) -> li
         torch.manual_seed(0)
         module = create_model(name, **options).eval()
     card = default_card(module)
-    path = _export(module, card, folder / "random")  # trained weights may have the same name
-    return _in_all_runtimes(f"{name} (random weights)", path, module, card, threads)
+    return module, card, _export(module, card, folder)
 
 
 def _export(module: Any, card: ModelCard, folder: Path) -> Path:
@@ -87,12 +100,16 @@ def _in_all_runtimes(system: str, path: Path, module: Any, card: ModelCard, thre
     if module is not None:
         runtimes.append(TorchRuntime(module, card, threads))
     runtimes += _open_everywhere(path, threads)
+    return [_contender(system, runtime, card) for runtime in runtimes]
+
+
+def _contender(system: str, runtime: Runtime, card: ModelCard) -> Contender:
     crops = np.random.default_rng(0).integers(0, 256, (64, *card.input.size_hw, 3), dtype=np.uint8)
 
-    def feed(runtime: Runtime) -> Callable[[int], object]:
-        return lambda count: runtime(np.resize(crops, (count, *crops.shape[1:])))
+    def run(count: int) -> object:
+        return runtime(np.resize(crops, (count, *crops.shape[1:])))
 
-    return [Contender(system, r.name, r.precision, feed(r)) for r in runtimes]
+    return Contender(system, runtime.name, runtime.precision, run)
 
 
 def _open_everywhere(path: Path, threads: int) -> list[OpenVINORuntime | OnnxRuntime]:

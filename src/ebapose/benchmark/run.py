@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 
 from ebapose.atomic import write_text
-from ebapose.benchmark.contenders import Contender, open_model, open_other, open_registered
-from ebapose.benchmark.machine import describe_machine, is_installed
+from ebapose.benchmark.contenders import Contender, open_for_prediction, open_model, open_other, open_registered
+from ebapose.benchmark.machine import describe_machine, describe_timing, is_installed
 from ebapose.benchmark.report import plot_benchmark
 from ebapose.card import ModelCard
 from ebapose.data.synthetic import Scene, draw_people
@@ -146,12 +146,9 @@ def run_benchmark(
         UsageError: a number or name makes no sense. ModelFileError: a file cannot be used or fed.
         MissingDependencyError: `systems` without torch.
     """
-    if repeats < 1:
-        raise UsageError(f"benchmark: {repeats} repeats make no sense")
+    threads = _checked_threads(repeats, threads)
     if not batch_sizes or not all(1 <= size <= MAX_BATCH for size in batch_sizes):
         raise UsageError(f"benchmark: batch sizes from 1 to {MAX_BATCH} expected")
-    if threads is not None and not 1 <= threads <= 1024:
-        raise UsageError(f"benchmark: {threads} threads make no sense")
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -159,7 +156,6 @@ def run_benchmark(
             raise UsageError(f"{out}: cannot be written ({error.strerror})") from None
     for name in systems:
         parse_name(name)
-    threads = threads or available_cores()
     path = resolve_model(model)
     notes: list[str] = []
     with ExitStack() as stack:
@@ -192,6 +188,42 @@ def run_benchmark(
         except OSError as error:
             raise EbaposeError(f"{out}: cannot be written ({error.strerror})") from None
     return result
+
+
+def time_registered(
+    models: Mapping[str, tuple[str, Mapping[str, Any]]], repeats: int = 20, threads: int | None = None
+) -> tuple[dict[str, NetworkTiming], str]:
+    """Time registered models, which take turns in one run, one crop per call; and say how it was measured.
+
+    In float32 in the runtime that predicts, and in no other: each network lies in memory once. Weights are random:
+    latency does not depend on their values.
+
+    Args:
+        models: by what they are to be called: registered name and options of `create_model`.
+        repeats: timed rounds.
+        threads: CPU threads, all available ones by default.
+
+    Raises:
+        UsageError: a number or name makes no sense. MissingDependencyError: without torch.
+    """
+    threads = _checked_threads(repeats, threads)
+    with tempfile.TemporaryDirectory(prefix="ebapose-benchmark-") as folder:
+        contenders = [
+            open_for_prediction(system, name, options, threads, Path(folder, str(number)))
+            for number, (system, (name, options)) in enumerate(models.items())
+        ]
+        timings = {timing.system: timing for timing in time_networks(contenders, 1, repeats)}
+    machine = {**describe_machine(), "threads": threads}
+    return timings, describe_timing(machine, contenders[0].runtime, repeats)
+
+
+def _checked_threads(repeats: int, threads: int | None) -> int:
+    """How many threads to use. Raises UsageError where that or the number of rounds makes no sense."""
+    if repeats < 1:
+        raise UsageError(f"benchmark: {repeats} repeats make no sense")
+    if threads is not None and not 1 <= threads <= 1024:
+        raise UsageError(f"benchmark: {threads} threads make no sense")
+    return threads or available_cores()
 
 
 def _known_accuracy(card: ModelCard) -> dict[str, float]:
