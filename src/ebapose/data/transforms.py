@@ -25,7 +25,7 @@ from ebapose.skeleton import Skeleton
 from ebapose.structures import UInt8Array
 
 # Of `truncated_box`, for a box's left, top, right and lower side: how often it is cut, and the largest part cut off.
-_CUT_PROBABILITIES = np.array([0.2, 0.25, 0.2, 0.7])  # every fifth person in everyday photographs has no head there
+_CUT_PROBABILITIES = np.array([0.2, 0.25, 0.2, 0.7])  # the top: in everyday pictures one person in five has no head
 _LARGEST_CUTS = np.array([0.5, 0.6, 0.5, 0.85])
 _LOWER_BODY = ("hip", "knee", "ankle", "foot", "toe", "heel", "pelvis")
 
