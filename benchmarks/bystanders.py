@@ -32,7 +32,7 @@ SMALLEST_PX = 32  # of a box's longer side
 DETECTED = 0.3  # score of a box: the teacher judges it, so more than in use (0.35) may pass
 SURE = 0.3  # score of both looks
 AGREE = 0.06  # distance between them, in longer sides of the box
-MIN_KEYPOINTS = 6
+MIN_KEYPOINTS = 4
 COVERED = 0.7  # a box so far inside a known person's is that person
 SAME = 0.12  # median distance to a known person's keypoints, in longer sides
 
