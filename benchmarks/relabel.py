@@ -20,6 +20,8 @@ wrong.
   label: at half of it); from one of 0.4 and more, a label by hand counts 0.3.
 - A label by hand that the teacher doubted counts in full again where the network is within 0.25 of it.
 - Keypoints without a label take the network's where its score is 0.6 and more, at half its score.
+
+Beyond the picture's borders it sees nothing.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from ebapose.geometry.crop import crop_to_image, image_to_crop_matrix, warp_crop
 from ebapose.inference.runtime import open_plain
 from ebapose.io.pictures import read_image
 from ebapose.skeleton import COCO17
+from ebapose.structures import Poses
 
 FLIP = COCO17.flip_indices
 FACE = slice(0, 5)
@@ -128,6 +131,13 @@ def correct(entry: dict[str, Any], hand: NDArray[np.bool_], seen: NDArray[np.flo
     write_labels(entry, labels, weights)
 
 
+def seen_inside(poses: Poses) -> NDArray[np.float64]:
+    """(17, 3) x, y in image px and score of the only person, 0 for what is guessed beyond the picture's borders."""
+    points, (height, width) = poses.keypoints[0].astype(np.float64), poses.image_hw
+    inside = ((points >= 0) & (points < [width, height])).all(axis=1)
+    return np.concatenate([points, (poses.scores[0] * inside)[:, None]], axis=-1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder with annotations/train.json and images/")
@@ -156,8 +166,7 @@ def main() -> None:
             part = judged[begin : begin + BATCH]
             boxes = [xywh_to_xyxy([entries[i]["bbox"]]) for i in part]
             for i, poses in zip(part, network([picture(entries[i]) for i in part], boxes=boxes), strict=True):
-                seen = np.concatenate([poses.keypoints[0, :, :2], poses.scores[0, :, None]], axis=-1)
-                correct(entries[i], hands[i], seen, counts)
+                correct(entries[i], hands[i], seen_inside(poses), counts)
     write_text(options.out, json.dumps(content))
     print(", ".join(f"{count} {what}" for what, count in counts.items()))
 
