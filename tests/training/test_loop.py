@@ -302,6 +302,23 @@ def test_a_source_may_be_some_of_the_pictures_only(people):
         read("dogs/*")
 
 
+def test_a_source_may_leave_small_persons_out(people):
+    def read(**choice):
+        source = {"annotations": "val/annotations.json", "images": "val/images", **choice}
+        return load_records(parse_config(DataConfig, {"root": str(people), "train": source}, "data"))[0][0]
+
+    width, height = (read().boxes_xyxy[:, 2:] - read().boxes_xyxy[:, :2]).T
+    sizes = np.maximum(height, width / 0.75)  # of the crops
+    limit = float(np.sort(sizes)[len(sizes) // 2])
+    kept = read(smallest_px=limit).boxes_xyxy
+    assert 0 < len(kept) < len(sizes)
+    np.testing.assert_array_equal(kept, read().boxes_xyxy[sizes >= limit - 1e-3])
+    with pytest.raises(
+        InputError, match=r"no person with a labelled keypoint in a picture like '0\*' of 9000 px and more"
+    ):
+        read(only="0*", smallest_px=9000)
+
+
 def test_a_file_of_several_sources_is_read_once(people, monkeypatch):
     read = []
     monkeypatch.setattr(loader, "load_coco", lambda path, *rest: [read.append(path), load_coco(path, *rest)][1])

@@ -31,6 +31,9 @@ class SourceConfig(Config, use_attribute_docstrings=True):
     """Folder that its file names start from; default: found beside the annotations."""
     only: str = "*"
     """A pattern; persons of pictures whose file names do not match it ("coco/*") are left out."""
+    smallest_px: float = Field(default=0.0, ge=0)
+    """Persons are left out whose box is lower than so many px, and narrower than three quarters of that: enlarged to
+    the input they are blurred."""
     category: str | None = None
     """Name of the category to learn from, where several have keypoints."""
     repeat: int = Field(default=1, ge=1)

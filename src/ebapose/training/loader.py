@@ -68,7 +68,7 @@ def load_records(data: DataConfig) -> tuple[list[CocoKeypoints], CocoKeypoints |
     files: dict[str, CocoKeypoints] = {}  # sources of the same file share what it holds
 
     def read(source: SourceConfig) -> CocoKeypoints:
-        file = source.model_dump_json(exclude={"only", "repeat", "augment"})
+        file = source.model_dump_json(exclude={"only", "smallest_px", "repeat", "augment"})
         if file not in files:
             images = None if source.images is None else data.root / source.images
             skeleton = _given_skeleton(source.skeleton, data.root)
@@ -76,8 +76,12 @@ def load_records(data: DataConfig) -> tuple[list[CocoKeypoints], CocoKeypoints |
         records = files[file]
         if source.only != "*":
             records = records.select(records.pictures_like(source.only))
+        sizes = records.boxes_xyxy[:, 2:] - records.boxes_xyxy[:, :2]
+        if source.smallest_px:
+            records = records.select((sizes >= np.array([0.75, 1.0]) * source.smallest_px).any(axis=1))
         if len(records) == 0:
             of = "" if source.only == "*" else f" in a picture like {source.only!r}"
+            of += f" of {source.smallest_px:g} px and more" if source.smallest_px else ""
             raise InputError(f"{data.root / source.annotations}: no person with a labelled keypoint{of}")
         return records
 
