@@ -76,9 +76,9 @@ def load_records(data: DataConfig) -> tuple[list[CocoKeypoints], CocoKeypoints |
         records = files[file]
         if source.only != "*":
             records = records.select(records.pictures_like(source.only))
-        sizes = records.boxes_xyxy[:, 2:] - records.boxes_xyxy[:, :2]
         if source.smallest_px:
-            records = records.select((sizes >= np.array([0.75, 1.0]) * source.smallest_px).any(axis=1))
+            width, height = (records.boxes_xyxy[:, 2:] - records.boxes_xyxy[:, :2]).T
+            records = records.select((height >= source.smallest_px) | (width >= 0.75 * source.smallest_px))
         if len(records) == 0:
             of = "" if source.only == "*" else f" in a picture like {source.only!r}"
             of += f" of {source.smallest_px:g} px and more" if source.smallest_px else ""
