@@ -175,10 +175,15 @@ def test_truncated_persons() -> None:
     assert height.min() < 0.35  # a face
     assert np.mean(height < 0.7) > 0.3
     ends = np.array([view for view in views if view is not None])
-    assert 0.7 < np.isfinite(ends[:, 3]).mean() < 0.9  # mostly the lower end is beyond the picture
-    assert 0.2 < np.isfinite(ends[:, 1]).mean() < 0.4
+    assert 0.75 < np.isfinite(ends[:, 3]).mean() < 0.95  # mostly the lower end is beyond the picture
+    assert 0.1 < np.isfinite(ends[:, 1]).mean() < 0.25
     few = np.where(np.arange(17) < 3, 2, 0).astype(np.uint8)
     assert truncated_box(BOX, points, few, rng) == (BOX, None)
+
+    upright = points[np.argsort(points[:, 1])]  # the nose topmost, the ankles lowest
+    boxes, _ = zip(*(truncated_box(BOX, upright, np.full(17, 2, np.uint8), rng) for _ in range(2000)), strict=True)
+    height = np.array([(box[3] - box[1]) / (BOX[3] - BOX[1]) for box in boxes])
+    assert 0.17 < np.mean(height < 0.4) < 0.3  # portraits: head and shoulders fill the box
 
     assert all(g.seen_xyxy is None and np.array_equal(g.box_xyxy, BOX) for g in draw(AugmentConfig(), 9))
     often = AugmentConfig(truncation_probability=0.5)

@@ -27,6 +27,8 @@ from ebapose.structures import UInt8Array
 # Of `truncated_box`, for a box's left, top, right and lower side: how often it is cut, and the largest part cut off.
 _CUT_PROBABILITIES = np.array([0.2, 0.25, 0.2, 0.7])  # the top: in everyday pictures one person in five has no head
 _LARGEST_CUTS = np.array([0.5, 0.6, 0.5, 0.85])
+# Portraits: how often only the lower side is cut instead, and which part is cut off: head and shoulders fill the crop.
+_PORTRAIT_PROBABILITY, _PORTRAIT_CUT = 0.3, (0.6, 0.88)
 _LOWER_BODY = ("hip", "knee", "ankle", "foot", "toe", "heel", "pelvis")
 
 
@@ -191,11 +193,13 @@ def truncated_box(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """A part of the box (4,), close around the labelled keypoints in it, and what is seen at all (None: everything).
 
-    Mostly the lower end is cut off, less often the others. The given box where fewer than four keypoints would be
-    left.
+    Mostly the lower end is cut off, in three of ten close below the head; less often the others. The given box where
+    fewer than four keypoints would be left.
     """
     size = box_xyxy[2:] - box_xyxy[:2]
     cut = rng.uniform(0, _LARGEST_CUTS) * (rng.random(4) < _CUT_PROBABILITIES)  # left, top, right, bottom
+    if rng.random() < _PORTRAIT_PROBABILITY:
+        cut = np.array([0.0, 0.0, 0.0, rng.uniform(*_PORTRAIT_CUT)])
     kept = box_xyxy + cut * np.concatenate([size, -size])
     inside = (visibility > 0) & (keypoints >= kept[:2]).all(axis=1) & (keypoints <= kept[2:]).all(axis=1)
     picture_ends = rng.random() < 0.5
