@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +21,15 @@ from ebapose.errors import ModelFileError, UsageError
 from ebapose.inference.detector import NanoDet
 from ebapose.inference.loading import _agreement
 from ebapose.inference.predictor import Predictor
-from ebapose.inference.runtime import Outputs, Runtime, VerifiedRuntime, choose_runtime, load_model_file
+from ebapose.inference.runtime import (
+    OpenVINORuntime,
+    Outputs,
+    Runtime,
+    VerifiedRuntime,
+    available_cores,
+    choose_runtime,
+    load_model_file,
+)
 from ebapose.structures import Frame
 
 TOLERANCE_PX = 0.05  # of the picture; what is measured is 0.001
@@ -53,6 +63,22 @@ def test_several_threads_may_call(network: tuple[Runtime, ModelCard]) -> None:
         for found, alone in zip(pool.map(network[0], batches), expected, strict=True):
             for a, b in zip(found, alone, strict=True):
                 np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not say where threads may run")
+@pytest.mark.skipif(available_cores() < 2, reason="needs two CPU cores")
+def test_threads_may_run_on_every_core() -> None:
+    """Else the threads of several processes would share the first cores."""
+    run = OpenVINORuntime(MODEL, threads=1)
+    narrowest = available_cores()
+    with ThreadPoolExecutor(1) as pool:
+        works = pool.submit(lambda: [run(np.zeros((1, HEIGHT, WIDTH, 3), np.uint8)) for _ in range(10)])
+        while not works.done():
+            for thread in Path("/proc/self/task").iterdir():
+                with contextlib.suppress(ProcessLookupError):
+                    narrowest = min(narrowest, len(os.sched_getaffinity(int(thread.name))))
+    assert len(works.result()) == 10
+    assert narrowest == available_cores()
 
 
 CHILD_ENDS = """

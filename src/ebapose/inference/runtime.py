@@ -70,10 +70,15 @@ def openvino_core() -> Any:
 
     Its CPU plugin gives the thread an alternate signal stack and, when it goes, puts back the one it found, be that of
     another core that is gone already: the next signal (a child that ends is enough) would then end the process.
+
+    Its threads are not pinned to CPU cores: several processes with a few threads each would all be pinned to the first
+    cores and leave the others idle.
     """
     import openvino
 
-    return openvino.Core()
+    core = openvino.Core()
+    core.set_property("CPU", {"ENABLE_CPU_PINNING": False})
+    return core
 
 
 class OpenVINORuntime:
