@@ -1,20 +1,24 @@
-"""The whole way of pictures against its two networks alone, and what a crowd costs.
+"""The whole way of pictures against its two networks alone, what a crowd costs, and processes side by side.
 
     python benchmarks/pipeline.py [--model default] [--pictures 32] [--rounds 5] [--threads N]
 
 Folder: pictures of 640x480 with two drawn persons, from files to overlays and JSON, against the detector's and the pose
 network's calls alone (the same number, ready-made inputs, the same batch size). Crowd: 50 persons in one picture, from
-the picture to the poses, against 50 calls of the pose network with one person. Both sides take turns in every round,
-and a ratio is the median of the rounds' ratios.
+the picture to the poses, against 50 calls of the pose network with one person. Processes: two, each with the pose
+network on one thread, side by side against one of them alone. Both sides take turns in every round, and a ratio is the
+median of the rounds' ratios.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -107,6 +111,32 @@ def crowd_run(predictor: Predictor, image: np.ndarray, rounds: int) -> None:
     report(f"{CROWD} persons", seconds, 1, 1.05)
 
 
+@cache
+def single_thread(model: str) -> Predictor:
+    return load(model, threads=1)
+
+
+def busy(model: str) -> None:
+    """Five batches of one thread."""
+    predictor = single_thread(model)
+    batch = np.zeros((predictor.batch_size, *predictor.card.input.size_hw, 3), np.uint8)
+    for _ in range(5):
+        predictor.runtime(batch)
+
+
+def processes_run(model: str, rounds: int) -> None:
+    """Two processes with a core each against one alone."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn) as first, ProcessPoolExecutor(1, spawn) as second:
+
+        def together() -> None:
+            for done in (first.submit(busy, model), second.submit(busy, model)):
+                done.result()
+
+        seconds = alternate(rounds, {"side by side": together, "one alone": lambda: first.submit(busy, model).result()})
+    report("two processes", seconds, 1, 1.1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default")
@@ -120,6 +150,7 @@ def main() -> None:
     print(f"{predictor.card.name}, {predictor.runtime.name}, batch size {predictor.batch_size}")
     folder_run(predictor, detector, scene.image, arguments.pictures, arguments.rounds)
     crowd_run(predictor, scene.image, arguments.rounds)
+    processes_run(arguments.model, arguments.rounds)
 
 
 if __name__ == "__main__":
