@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ebapose.card import Calibration, CodecSpec, InputSpec
-from ebapose.codecs import Coordinate, Decoded, Heatmap, SimCC, apply_calibration, build_codec
+from ebapose.codecs import (
+    Coordinate,
+    Decoded,
+    Heatmap,
+    SimCC,
+    apply_calibration,
+    build_codec,
+    confident_distances,
+    mean_but_jumps,
+)
 from ebapose.codecs.decoded import nominal_radius_px, oks_radius_px
 from ebapose.skeleton import COCO17
 
@@ -83,3 +92,23 @@ def test_the_card_names_the_codec(name, kind):
         assert (codec.bins_wh, codec.sigma, codec.targets) == ((576, 768), (4.0, 5.0), "one_hot")
     if isinstance(codec, Heatmap):
         assert (codec.map_hw, codec.sigma) == ((32, 24), 4.0)
+
+
+def test_one_keypoint_in_a_hundred_may_jump() -> None:
+    """Between two places that are as good as each other a rounding error decides."""
+    points = np.random.default_rng(0).uniform(0, 200, (12, 17, 2)).astype(np.float32)
+    scores = np.full((12, 17), 0.6, np.float32)
+    scores[0] = 0.4
+    moved = points + np.float32([0.03, 0.04])
+    moved[0] += 100  # nobody is sure of these
+    moved[1, 0, 0] += 23
+    sigmas = np.ones_like(points)
+    distances = confident_distances(Decoded(points, scores, sigmas), Decoded(moved, scores, sigmas))
+    assert len(distances) == 11 * 17
+    assert distances[-1] > 23
+    assert mean_but_jumps(distances) == pytest.approx(0.05, abs=1e-4)
+    moved[2, 0, 0] += 23  # two of 187 are too many
+    distances = confident_distances(Decoded(points, scores, sigmas), Decoded(moved, scores, sigmas))
+    assert mean_but_jumps(distances) > 0.1
+    assert mean_but_jumps(np.float32([1, 3])) == 2
+    assert np.isnan(mean_but_jumps(np.empty(0, np.float32)))

@@ -13,12 +13,30 @@ from numpy.typing import NDArray
 
 from ebapose.card import CodecSpec, InputSpec, ModelCard
 from ebapose.codecs.coordinate import Coordinate
-from ebapose.codecs.decoded import Decoded, Float32Array, apply_calibration, nominal_radius_px
+from ebapose.codecs.decoded import (
+    Decoded,
+    Float32Array,
+    apply_calibration,
+    confident_distances,
+    mean_but_jumps,
+    nominal_radius_px,
+)
 from ebapose.codecs.heatmap import Heatmap
 from ebapose.codecs.simcc import SimCC
 from ebapose.skeleton import Skeleton
 
-__all__ = ["Codec", "Coordinate", "Decoded", "Heatmap", "SimCC", "apply_calibration", "build_codec", "output_shapes"]
+__all__ = [
+    "Codec",
+    "Coordinate",
+    "Decoded",
+    "Heatmap",
+    "SimCC",
+    "apply_calibration",
+    "build_codec",
+    "confident_distances",
+    "mean_but_jumps",
+    "output_shapes",
+]
 
 
 class Codec(Protocol):

@@ -8,11 +8,9 @@ from os.path import exists
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from ebapose import zoo
 from ebapose.card import ModelCard
-from ebapose.codecs import build_codec
+from ebapose.codecs import build_codec, confident_distances, mean_but_jumps
 from ebapose.errors import EbaposeError, UsageError
 from ebapose.inference.detector import NanoDet, PersonDetector, WholeImage
 from ebapose.inference.predictor import Predictor
@@ -97,7 +95,7 @@ def load(
 
 
 def _agreement(card: ModelCard) -> Callable[[Outputs, Outputs], bool | None]:
-    """Whether two runtimes' outputs mean the same poses: mean distance of confident keypoints, in crop px.
+    """Whether two runtimes' outputs mean the same poses: mean distance of most confident keypoints, in crop px.
 
     None where no keypoint is confident: two places compete then, and a rounding error may decide between them.
     """
@@ -108,8 +106,7 @@ def _agreement(card: ModelCard) -> Callable[[Outputs, Outputs], bool | None]:
             a, b = codec.decode(exact), codec.decode(fast)
         except (ValueError, EbaposeError):
             return False
-        confident = a.scores >= 0.5
-        distances = np.linalg.norm(a.keypoints - b.keypoints, axis=-1)[confident]
-        return bool(distances.mean() <= BFLOAT16_TOLERANCE_PX) if distances.size else None
+        distances = confident_distances(a, b)
+        return mean_but_jumps(distances) <= BFLOAT16_TOLERANCE_PX if distances.size else None
 
     return agree
