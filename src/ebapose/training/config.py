@@ -211,8 +211,8 @@ class RunConfig(Config, use_attribute_docstrings=True):
     compile: Literal["none", "whole", "regional"] = "none"
     """What torch.compile compiles: "none", "whole" or "regional" (each residual block on its own: compiles faster)."""
     channels_last: bool = False
-    """Keep the weights channels last in memory, too, as crops and feature maps are. It pays in bfloat16 and compiled;
-    EBA-PRNetCC in float32, not compiled, is a fifth slower on a CPU."""
+    """Keep the weights channels last in memory, too, as crops and feature maps are. What is faster depends on network,
+    precision and machine."""
     sync_batch_norm: bool = True
     """Share batch statistics between GPUs."""
     validate_every: float = Field(default=1.0, gt=0)
