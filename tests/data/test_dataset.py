@@ -21,6 +21,7 @@ from ebapose.geometry.crop import transform_points
 EVERYTHING = STRONG.model_copy(
     update={
         "paste_probability": 1.0,
+        "background_probability": 0.5,
         "dropout_probability": 1.0,
         "half_body_probability": 0.5,
         "truncation_probability": 0.5,

@@ -25,6 +25,7 @@ from ebapose.data.transforms import (
     hide,
     paste,
     person_mask,
+    put_behind,
     sample_geometry,
     transform_keypoints,
 )
@@ -215,6 +216,9 @@ class CropDataset:
         rng: np.random.Generator,
     ) -> UInt8Array:
         pasting, dropping = rng.random(2)
+        if config.background_probability and rng.random() < config.background_probability:
+            own = person_mask(keypoints, visibility, self.records.skeleton, self.size_hw)
+            put_behind(crop, own, *self._cutout(int(rng.integers(config.paste_pool)), epoch), rng)
         if pasting < config.paste_probability:
             hide(keypoints, visibility, paste(crop, *self._cutout(int(rng.integers(config.paste_pool)), epoch), rng))
         if dropping < config.dropout_probability:

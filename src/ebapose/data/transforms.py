@@ -68,6 +68,9 @@ class AugmentConfig(Config, use_attribute_docstrings=True):
     """Paste the cut-out of another training person, as occluder or neighbour; keypoints below become hidden."""
     paste_pool: int = Field(default=128, ge=1, le=4096)
     """Cut-outs per epoch to choose from; they stay in memory."""
+    background_probability: float = Field(default=0.0, ge=0, le=1)
+    """Put another training picture behind the person, whole or another person of it alone: few pictures are met with
+    many surroundings. What of the person the keypoints do not outline (`person_mask`) is lost."""
     photometric: PhotometricConfig = PhotometricConfig()
     """Colours and sharpness; see `PhotometricConfig`."""
 
@@ -358,19 +361,71 @@ def paste(crop: UInt8Array, cutout: UInt8Array, cutout_mask: UInt8Array, rng: np
         The mask (H, W) of what is covered.
     """
     height, width = crop.shape[:2]
-    h, w = cutout_mask.shape
-    scale = rng.uniform(0.5, 1.2) * height / h
+    scale = rng.uniform(0.5, 1.2) * height / len(cutout)
     angle = np.deg2rad(rng.uniform(-25, 25))
-    mirror = -1.0 if rng.random() < 0.5 else 1.0
+    mirror = rng.random() < 0.5
     # beside the person, most of the time: an occluder in the middle hides everything there is to learn
     side = -1.0 if rng.random() < 0.5 else 1.0
     target = np.array([width / 2 + side * rng.uniform(0.2, 0.6) * width, height / 2 + rng.uniform(-0.25, 0.5) * height])
-    linear = scale * np.array([[np.cos(angle) * mirror, np.sin(angle)], [-np.sin(angle) * mirror, np.cos(angle)]])
-    matrix = np.concatenate([linear, (target - linear @ [w / 2, h / 2])[:, None]], axis=1)
+    matrix = _placing(cutout.shape, target, scale, angle, mirror=mirror)
     mask = cv2.warpAffine(cutout_mask, matrix, (width, height), flags=cv2.INTER_LINEAR)
-    moved = cv2.warpAffine(cutout, matrix, (width, height), flags=cv2.INTER_LINEAR)
+    _blend(crop, cv2.warpAffine(cutout, matrix, (width, height), flags=cv2.INTER_LINEAR), mask)
+    return (mask > 127).astype(np.uint8)
+
+
+def put_behind(
+    crop: UInt8Array,
+    silhouette: UInt8Array,
+    cutout: UInt8Array,
+    cutout_mask: UInt8Array,
+    rng: np.random.Generator,
+) -> None:
+    """Put another picture behind the crop's person, in place: in half of the calls all of it, else its person alone.
+
+    What is black in the crop, because the picture ends there, stays black.
+
+    Args:
+        crop: RGB uint8 (H, W, 3).
+        silhouette: uint8 (H, W), 255 where the person is; nothing changes where it is empty.
+        cutout, cutout_mask, rng: as of `paste`.
+    """
+    height, width = crop.shape[:2]
+    whole, mirror = rng.random(2) < 0.5
+    middle = np.array([width, height]) / 2
+    if whole:  # covers the crop wherever it is moved
+        scale = rng.uniform(1.0, 1.6) * max(height / cutout.shape[0], width / cutout.shape[1])
+        room = (scale * np.array(cutout.shape[1::-1]) - (width, height)) / 2
+        matrix = _placing(cutout.shape, middle + rng.uniform(-1, 1, 2) * room, scale, 0.0, mirror=mirror)
+    else:
+        scale = rng.uniform(0.6, 1.3) * height / len(cutout)
+        target = middle + rng.uniform(-0.5, 0.5, 2) * (width, height)
+        matrix = _placing(cutout.shape, target, scale, np.deg2rad(rng.uniform(-15, 15)), mirror=mirror)
+    if not silhouette.any():
+        return
+    # hair, clothes and hands reach farther than keypoints and their edges; a soft border gives no outline away
+    margin = 2 * round(0.015 * height) + 1
+    front = cv2.GaussianBlur(cv2.dilate(silhouette, np.ones((margin, margin), np.uint8)), (0, 0), margin / 3)
+    alpha = np.full((height, width), 255, np.uint8)
+    if not whole:
+        alpha = cv2.warpAffine(cutout_mask, matrix, (width, height), flags=cv2.INTER_LINEAR)
+    alpha = np.minimum(alpha, 255 - front)
+    alpha[~crop.any(axis=2)] = 0
+    moved = cv2.warpAffine(cutout, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    _blend(crop, moved, alpha)
+
+
+def _placing(
+    shape: tuple[int, ...], target: NDArray[np.float64], scale: float, angle: float, *, mirror: bool
+) -> NDArray[np.float64]:
+    """Matrix (2, 3) that puts the middle of a picture of this shape (h, w, ...) to `target` (x, y)."""
+    sign = -1.0 if mirror else 1.0
+    linear = scale * np.array([[np.cos(angle) * sign, np.sin(angle)], [-np.sin(angle) * sign, np.cos(angle)]])
+    return np.concatenate([linear, (target - linear @ [shape[1] / 2, shape[0] / 2])[:, None]], axis=1)
+
+
+def _blend(crop: UInt8Array, other: UInt8Array, mask: UInt8Array) -> None:
+    """Show `other` (H, W, 3) in the crop where the mask (H, W) is 255, in place."""
     left, top, wide, high = cv2.boundingRect(mask)
     covered = np.s_[top : top + high, left : left + wide]
     alpha = mask[covered][..., None].astype(np.uint16)
-    crop[covered] = ((crop[covered] * (255 - alpha) + moved[covered] * alpha + 127) // 255).astype(np.uint8)
-    return (mask > 127).astype(np.uint8)
+    crop[covered] = ((crop[covered] * (255 - alpha) + other[covered] * alpha + 127) // 255).astype(np.uint8)
