@@ -368,8 +368,8 @@ def paste(crop: UInt8Array, cutout: UInt8Array, cutout_mask: UInt8Array, rng: np
     side = -1.0 if rng.random() < 0.5 else 1.0
     target = np.array([width / 2 + side * rng.uniform(0.2, 0.6) * width, height / 2 + rng.uniform(-0.25, 0.5) * height])
     matrix = _placing(cutout.shape, target, scale, angle, mirror=mirror)
-    mask = cv2.warpAffine(cutout_mask, matrix, (width, height), flags=cv2.INTER_LINEAR)
-    _blend(crop, cv2.warpAffine(cutout, matrix, (width, height), flags=cv2.INTER_LINEAR), mask)
+    mask = cv2.warpAffine(cutout_mask, matrix, (width, height), flags=cv2.INTER_LINEAR).astype(np.uint8)
+    _blend(crop, cutout, matrix, mask)
     return (mask > 127).astype(np.uint8)
 
 
@@ -405,13 +405,9 @@ def put_behind(
     # hair, clothes and hands reach farther than keypoints and their edges; a soft border gives no outline away
     margin = 2 * round(0.015 * height) + 1
     front = cv2.GaussianBlur(cv2.dilate(silhouette, np.ones((margin, margin), np.uint8)), (0, 0), margin / 3)
-    alpha = np.full((height, width), 255, np.uint8)
-    if not whole:
-        alpha = cv2.warpAffine(cutout_mask, matrix, (width, height), flags=cv2.INTER_LINEAR)
-    alpha = np.minimum(alpha, 255 - front)
-    alpha[~crop.any(axis=2)] = 0
-    moved = cv2.warpAffine(cutout, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    _blend(crop, moved, alpha)
+    shown = np.full_like(cutout_mask, 255) if whole else cutout_mask
+    shown = np.minimum(cv2.warpAffine(shown, matrix, (width, height), flags=cv2.INTER_LINEAR), 255 - front)
+    _blend(crop, cutout, matrix, np.where(crop.any(axis=2), shown, 0).astype(np.uint8))
 
 
 def _placing(
@@ -423,9 +419,10 @@ def _placing(
     return np.concatenate([linear, (target - linear @ [shape[1] / 2, shape[0] / 2])[:, None]], axis=1)
 
 
-def _blend(crop: UInt8Array, other: UInt8Array, mask: UInt8Array) -> None:
-    """Show `other` (H, W, 3) in the crop where the mask (H, W) is 255, in place."""
+def _blend(crop: UInt8Array, cutout: UInt8Array, matrix: NDArray[np.float64], mask: UInt8Array) -> None:
+    """Show a cut-out, moved by the matrix, in the crop (H, W, 3) where the mask (H, W) is 255, in place."""
+    moved = cv2.warpAffine(cutout, matrix, mask.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     left, top, wide, high = cv2.boundingRect(mask)
     covered = np.s_[top : top + high, left : left + wide]
     alpha = mask[covered][..., None].astype(np.uint16)
-    crop[covered] = ((crop[covered] * (255 - alpha) + other[covered] * alpha + 127) // 255).astype(np.uint8)
+    crop[covered] = ((crop[covered] * (255 - alpha) + moved[covered] * alpha + 127) // 255).astype(np.uint8)
