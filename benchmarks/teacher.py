@@ -74,7 +74,7 @@ def main() -> None:
     model.train()
     samples = TrainSamples(sources, config, card.input, args.seed)
     plan = Plan(len(samples), config.run.batch_size, 1, 0, 1, args.seed)
-    batch = next(iter(train_loader(samples, plan, 0, 1, codec, config.run, False)))
+    batch = next(iter(train_loader(samples, plan, 0, 1, codec, config, False)))
     outputs = see(batch)
     labels = config.loss.model_copy(update={"map_weight": 0.0})
     simcc, _ = compute_loss(outputs, batch.targets, batch.weights, card.codec.type, labels)

@@ -47,6 +47,7 @@ def test_sample_shapes_and_types(write_coco: Callable[..., Path]) -> None:
         "keypoints": ((17, 2), "float32"),
         "visibility": ((17,), "uint8"),
         "weights": ((17,), "float32"),
+        "absent": ((17,), "bool"),
         "matrix": ((2, 3), "float64"),
     }
     assert sample["index"] == 1

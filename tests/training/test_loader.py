@@ -7,12 +7,14 @@ import pytest
 import yaml
 
 import ebapose.training.loader as loader
+from ebapose.card import InputSpec
+from ebapose.codecs import Heatmap, SimCC
 from ebapose.config import parse_config
 from ebapose.data.coco import load_coco
 from ebapose.errors import InputError
 from ebapose.skeleton import COCO17
-from ebapose.training.config import DataConfig
-from ebapose.training.loader import load_records
+from ebapose.training.config import DataConfig, TrainConfig
+from ebapose.training.loader import TrainCollate, TrainSamples, load_records
 
 
 def test_an_annotation_file_without_names_takes_a_given_skeleton(people, tmp_path):
@@ -95,3 +97,53 @@ def test_one_of_several_categories_can_be_chosen(people, tmp_path):
         read(None)
     with pytest.raises(InputError, match=r"zoo\.json: keypoints .* differ"):
         read("person", "dog")
+
+
+def _cut_off(size_px: int = 64) -> dict:
+    """A sample's entries of a person with four keypoints: labelled, covered by weight 0.3, outside, cut off."""
+    return {
+        "image": np.zeros((size_px, size_px, 3), np.uint8),
+        "keypoints": np.array([[20, 30], [40, 50], [200, 30], [0, 0]], np.float32),
+        "visibility": np.array([2, 1, 2, 0], np.uint8),
+        "weights": np.array([1, 0.3, 1, 1], np.float32),
+        "absent": np.array([False, False, False, True]),
+    }
+
+
+def test_what_is_absent_is_in_no_place_more_than_in_another():
+    codec = SimCC((64, 64), 2.0, (3.0, 3.0))
+    batch, usual = (TrainCollate(codec, weight)([(_cut_off(), [])]) for weight in (0.5, 0.0))
+    assert usual.weights.tolist() == [[1, pytest.approx(0.3), 0, 0]]
+    assert batch.weights.tolist() == [[1, pytest.approx(0.3), 0.5, 0.5]]
+    for target, before in zip(batch.targets, usual.targets, strict=True):
+        np.testing.assert_array_equal(target[0, :2], before[0, :2])
+        np.testing.assert_allclose(target[0, 2:], 1 / 128)
+        assert not before[0, 2:].any()
+
+
+def test_what_is_absent_is_on_no_heatmap():
+    batch = TrainCollate(Heatmap((64, 64)), 0.5)([(_cut_off(), [])])
+    assert batch.weights[0, 2:].tolist() == [0.5, 0.5]
+    assert batch.targets[0][0, 0].max() > 0.5
+    assert not batch.targets[0][0, 2:].any()
+
+
+def test_a_run_learns_what_is_absent(recipe):
+    """Where everything that can be seen is labelled, training says so for what is not."""
+    config = parse_config(
+        TrainConfig, recipe | {"augment": {"truncation_probability": 1.0, "rotation_deg": 0}}, "recipe"
+    )
+    records, _ = load_records(config.data)
+    records[0].visibility[:, 9] = 0  # nobody's left wrist is labelled
+    spec = InputSpec(size_hw=(64, 64))
+    for complete in (False, True):
+        source = config.data.train[0].model_copy(update={"complete": complete})
+        own = config.model_copy(update={"data": config.data.model_copy(update={"train": (source,)})})
+        samples = [TrainSamples(records, own, spec, seed=0)[0, i][0] for i in range(len(records[0]))]
+        absent = np.stack([sample["absent"] for sample in samples])
+        flipped = np.array([np.linalg.det(sample["matrix"][:, :2]) < 0 for sample in samples])
+        assert absent[~flipped, 9].all() == absent[flipped, 10].all() == complete
+        cut_off = np.delete(absent, [9, 10], axis=1)
+        assert cut_off.any()
+        assert not cut_off.all()
+        assert not np.stack([sample["visibility"] for sample in samples])[absent].any()

@@ -431,6 +431,9 @@ def test_impossible_requests_are_refused_before_anything_is_written(recipe, tmp_
     heatmaps = {**recipe, "model": {"name": "test_simple_baseline_64x64"}, "loss": {"reduction": "reference"}}
     with pytest.raises(UsageError, match=r"loss\.reduction: test_simple_baseline_64x64 has no SimCC head"):
         train(heatmaps, tmp_path / "run")
+    places = {**recipe, "model": {"name": "test_tfpose_64x64"}, "loss": {"absent_weight": 0.5}}
+    with pytest.raises(UsageError, match=r"loss\.absent_weight: test_tfpose_64x64 gives every keypoint a place"):
+        train(places, tmp_path / "run")
     with pytest.raises(UsageError, match=r"8 does not split into 4 processes x 2 parts .* 2 or more"):
         Plan(num_samples=24, batch_size=8, parts=2, rank=0, world=4, seed=0)  # norms need two samples
     recipe["model"]["frozen"] = ["layer9"]

@@ -49,6 +49,8 @@ class Sample(TypedDict):
         keypoints: (K, 2) float32, crop px; (0, 0) where not labelled. They may lie outside the crop.
         visibility: (K,) uint8, 0 not labelled, 1 hidden (also by augmentation), 2 visible.
         weights: (K,) float32, how much each label counts; 0 where not labelled.
+        absent: (K,) bool, what is known not to be seen: cut off by augmentation, or not labelled although everything
+            that can be seen is. Such keypoints are not labelled (0); those outside the crop have their place.
         matrix: (2, 3) float64, image px to crop px.
         index: row of the person in the data set's records.
         source: which data set, where samples come from several.
@@ -58,6 +60,7 @@ class Sample(TypedDict):
     keypoints: NDArray[np.float32]
     visibility: NDArray[np.uint8]
     weights: NDArray[np.float32]
+    absent: NDArray[np.bool_]
     matrix: NDArray[np.float64]
     index: int
     source: NotRequired[int]
@@ -77,6 +80,8 @@ class CropDataset:
         cache_pixels: see `cache_bytes`. Larger JPEGs are decoded at reduced size where the crop allows.
         repeat: so many successive epochs are asked for in turn (`repeat` of a recipe). It changes no sample, only what
             is held in memory.
+        complete: whoever labelled the persons has labelled every keypoint that can be seen, or guessed: the others are
+            absent.
 
     Attributes:
         epoch: the epoch of plain integer keys. Workers that live on do not see a change: give them
@@ -95,6 +100,7 @@ class CropDataset:
         cache_bytes: int = 0,
         cache_pixels: int = 640 * 640,
         repeat: int = 1,
+        complete: bool = False,
     ) -> None:
         self.records = records
         self.size_hw = size_hw
@@ -103,6 +109,7 @@ class CropDataset:
         self.augment = augment
         self.seed = seed
         self.epoch = 0
+        self.complete = complete
         self.cache_bytes = cache_bytes
         self.cache_pixels = cache_pixels
         self._cache: dict[int, UInt8Array] = {}
@@ -183,12 +190,17 @@ class CropDataset:
         points, seen, weights = transform_keypoints(
             keypoints, visibility, records.keypoint_weights[index], matrix, records.skeleton, flip=geometry.flip
         )
+        absent = (seen == 0) & self.complete
         if geometry.seen_xyxy is not None:
+            labelled = seen > 0
             blacken(crop, points, seen, matrix, geometry.seen_xyxy)
+            absent |= labelled & (seen == 0)
         if config is not None:
             crop = self._cover(crop, points, seen, config, epoch, rng)
             crop = apply_photometric(crop, config.photometric, rng)
-        return Sample(image=crop, keypoints=points, visibility=seen, weights=weights, matrix=matrix, index=index)
+        return Sample(
+            image=crop, keypoints=points, visibility=seen, weights=weights, absent=absent, matrix=matrix, index=index
+        )
 
     def _crop(self, index: int, geometry: Geometry) -> tuple[UInt8Array, NDArray[np.float64]]:
         """RGB crop and its image to crop matrix."""

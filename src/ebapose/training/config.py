@@ -38,6 +38,9 @@ class SourceConfig(Config, use_attribute_docstrings=True):
     """Name of the category to learn from, where several have keypoints."""
     repeat: int = Field(default=1, ge=1)
     """How often each person is seen in an epoch, to balance sources of different size."""
+    complete: bool = False
+    """Every keypoint that can be seen, or guessed, is labelled, as in COCO: the others are absent, see
+    `loss.absent_weight`."""
     augment: dict[str, Any] = Field(default_factory=dict)
     """Keys of `augment` with other values for this source, e.g. {rotation_deg: 15}: people in everyday photographs
     stand more upright than gymnasts."""
@@ -112,6 +115,11 @@ class LossConfig(Config, use_attribute_docstrings=True):
     """Share of the target that is spread over all bins; for one-hot SimCC targets."""
     map_weight: float = Field(default=0.0, ge=0)
     """Weight of the auxiliary loss on maps: cross entropy on a SimCC model's maps, heatmap MSE of TFPose."""
+
+    absent_weight: float = Field(default=0.0, ge=0)
+    """Weight of keypoints that are not in the crop, cut off or hidden from everybody (`complete` of a source): the
+    network learns not to know where they are, so that their scores are low; 0: what it says about them is its own
+    affair. For SimCC models and heatmaps."""
 
     @model_validator(mode="after")
     def _consistent(self) -> LossConfig:

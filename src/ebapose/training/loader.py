@@ -26,7 +26,7 @@ from ebapose.data.coco_file import SkeletonLike
 from ebapose.data.dataset import CropDataset, Sample
 from ebapose.errors import InputError, UsageError
 from ebapose.skeleton import SKELETONS, Skeleton
-from ebapose.training.config import DataConfig, RunConfig, SourceConfig, TrainConfig
+from ebapose.training.config import DataConfig, SourceConfig, TrainConfig
 
 TargetCodec = SimCC | Heatmap | Coordinate
 Key = tuple[int, int]  # (epoch, index)
@@ -68,7 +68,7 @@ def load_records(data: DataConfig) -> tuple[list[CocoKeypoints], CocoKeypoints |
     files: dict[str, CocoKeypoints] = {}  # sources of the same file share what it holds
 
     def read(source: SourceConfig) -> CocoKeypoints:
-        file = source.model_dump_json(exclude={"only", "smallest_px", "repeat", "augment"})
+        file = source.model_dump_json(exclude={"only", "smallest_px", "repeat", "complete", "augment"})
         if file not in files:
             images = None if source.images is None else data.root / source.images
             skeleton = _given_skeleton(source.skeleton, data.root)
@@ -130,6 +130,7 @@ class TrainSamples(Dataset[tuple[Sample | None, list[str]]]):
                 augment=config.augment_of(source),
                 seed=seed + i,
                 repeat=source.repeat,
+                complete=source.complete,
             )
             for i, (records, source) in enumerate(zip(sources, config.data.train, strict=True))
         ]
@@ -231,10 +232,17 @@ class Plan:
 
 
 class TrainCollate:
-    """Stack samples and encode their targets, in the loader's processes."""
+    """Stack samples and encode their targets, in the loader's processes.
 
-    def __init__(self, codec: TargetCodec) -> None:
+    Args:
+        codec: of the targets.
+        absent_weight: of keypoints that are not in the crop. Their target is no place at all: as much in every bin of
+            SimCC, an empty heatmap.
+    """
+
+    def __init__(self, codec: TargetCodec, absent_weight: float = 0.0) -> None:
         self.codec = codec
+        self.absent_weight = absent_weight
 
     def __call__(self, items: list[tuple[Sample | None, list[str]]]) -> Batch:
         """Samples with their messages to one batch."""
@@ -245,6 +253,12 @@ class TrainCollate:
         visible = np.stack([s["visibility"] for s in samples]) > 0
         targets, inside = encode_targets(self.codec, keypoints, visible)
         weights = inside * np.stack([s["weights"] for s in samples])
+        if self.absent_weight:
+            absent = np.stack([s["absent"] for s in samples]) | (visible & (inside == 0))
+            weights[absent] = self.absent_weight
+            if isinstance(self.codec, SimCC):
+                for target in targets:
+                    target[absent] = 1 / target.shape[-1]
         return Batch(
             images=_images(samples),
             targets=tuple(torch.from_numpy(np.ascontiguousarray(t)) for t in targets),
@@ -308,10 +322,17 @@ class _Batches:
 
 
 def train_loader(
-    samples: TrainSamples, plan: Plan, first_step: int, num_steps: int, codec: TargetCodec, run: RunConfig, pin: bool
+    samples: TrainSamples,
+    plan: Plan,
+    first_step: int,
+    num_steps: int,
+    codec: TargetCodec,
+    config: TrainConfig,
+    pin: bool,
 ) -> DataLoader[Batch]:
     """One loader for the whole run: its processes live on from epoch to epoch and never wait at an epoch's end."""
-    return _loader(samples, _Batches((plan, first_step, num_steps)), TrainCollate(codec), run.workers, pin)
+    collate = TrainCollate(codec, config.loss.absent_weight)
+    return _loader(samples, _Batches((plan, first_step, num_steps)), collate, config.run.workers, pin)
 
 
 def validation_loader(

@@ -227,7 +227,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
     training_mode(model, config.model.frozen, config.model.freeze_batch_norm)
     # the loader comes first: its processes are forked while there are no other threads
     with (
-        walk(train_loader(samples, plan, progress.step, end, codec, run, device.type == "cuda")) as parts,
+        walk(train_loader(samples, plan, progress.step, end, codec, config, device.type == "cuda")) as parts,
         Monitor(out, accelerator.is_main_process, progress.step, num_steps, config.name) as monitor,
         stop_signals() as stop,
     ):

@@ -55,6 +55,8 @@ def build_model(
         raise UsageError(f"loss.targets: {config.model.name} has no SimCC head")
     if config.loss.reduction != type(config.loss).model_fields["reduction"].default and codec.type != "simcc":
         raise UsageError(f"loss.reduction: {config.model.name} has no SimCC head")
+    if config.loss.absent_weight and codec.type == "coordinate":
+        raise UsageError(f"loss.absent_weight: {config.model.name} gives every keypoint a place")
     if config.loss.map_weight and codec.type == "heatmap":
         raise UsageError(
             f"loss.map_weight: {config.model.name} predicts its maps, there is nothing auxiliary about them"
