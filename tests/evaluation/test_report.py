@@ -45,6 +45,7 @@ def test_a_folder_with_everything(tmp_path):
     assert metrics["pck"]["torso"]["PCK@0.2"] > 0.99
     assert metrics["sigmas"]["within_1_sigma"] == pytest.approx(0.683, abs=0.06)
     assert metrics["scores"]["count"] == 30 * 17
+    assert metrics["scores"]["unlabelled"] == {"count": 0, "half_or_more": None}
     assert sum(metrics["errors"]["shares"].values()) == pytest.approx(1)
     assert metrics["poses"] == {"matched": 30, "background": 0, "ignored": 0, "persons_not_found": 0}
 
@@ -53,6 +54,7 @@ def test_a_folder_with_everything(tmp_path):
     assert f"| {100 * metrics['coco']['AP']:.1f} |" in text
     assert "30 persons" in text
     assert "left wrist" in text
+    assert "without a label" not in text
     assert "![errors](errors.png)" in text
     assert "box mode gt" in report.summary()
 
@@ -89,6 +91,18 @@ def test_scores_that_are_no_probabilities_are_not_judged(tmp_path):
     assert report.metrics["sigmas"] is None
     assert "no probabilities" in (tmp_path / "report.md").read_text()
     assert not (tmp_path / "scores.png").exists()
+
+
+def test_sure_of_what_nobody_has_labelled(tmp_path):
+    hidden = np.full(17, 2)
+    hidden[[9, 10, 15, 16]] = 0
+    scores = np.full(17, 0.9)
+    scores[[10, 15, 16]] = 0.3
+    truth = dataset([annotation(1, 1, STANDING, visibility=hidden)])
+    report = evaluate_predictions(truth, [result(1, STANDING, scores=scores)], tmp_path, "gt", with_plots=False)
+    assert report.metrics["scores"]["count"] == 13
+    assert report.metrics["scores"]["unlabelled"] == {"count": 4, "half_or_more": 0.25}
+    assert "without a label (in COCO: out of sight): 4, 25.0 % score 0.5" in (tmp_path / "report.md").read_text()
 
 
 def test_no_results_at_all_is_a_report_too(tmp_path):

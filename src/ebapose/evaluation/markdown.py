@@ -103,14 +103,17 @@ def _shape_table(shapes: dict[str, Any]) -> list[str]:
 
 def _calibration_lines(m: dict[str, Any]) -> list[str]:
     scores, sigmas = m["scores"], m["sigmas"]
-    first, second = "- Scores: not judged (scores outside 0..1 are no probabilities)", "- Sigmas: none given"
+    lines = ["- Scores: not judged (scores outside 0..1 are no probabilities)", "- Sigmas: none given"]
     if scores is not None:
         ece, brier = percent(scores["expected_calibration_error"]), scores["brier_score"]
-        first = f"- Scores: calibration error {ece} %, Brier score {brier:.3f}, over {scores['count']} keypoints"
+        lines[0] = f"- Scores: calibration error {ece} %, Brier score {brier:.3f}, over {scores['count']} keypoints"
     if sigmas is not None:
         one, two = percent(sigmas["within_1_sigma"]), percent(sigmas["within_2_sigma"])
-        second = f"- Sigmas: {one} % of the errors within one (should be 68.3), {two} % within two (should be 95.4)"
-    return [first, second]
+        lines[1] = f"- Sigmas: {one} % of the errors within one (should be 68.3), {two} % within two (should be 95.4)"
+    if scores is not None and scores["unlabelled"]["count"]:
+        others, sure = scores["unlabelled"]["count"], percent(scores["unlabelled"]["half_or_more"])
+        lines.append(f"- Keypoints without a label (in COCO: out of sight): {others}, {sure} % score 0.5 and more")
+    return lines
 
 
 def _error_table(errors: dict[str, Any]) -> list[str]:

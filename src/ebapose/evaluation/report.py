@@ -89,6 +89,7 @@ class _Measured:
     kinds: NDArray[np.int8]
     lost: LostAP
     scores: Reliability | None
+    unlabelled_scores: FloatArray  # (n,) of the counted and matched persons' keypoints without a label
     sigmas: SigmaCalibration | None
 
 
@@ -201,6 +202,7 @@ def _measure(truth: Annotations, poses: Results, box_mode: BoxMode) -> _Measured
     matched = np.isfinite(error_px)
     keypoint_scores = np.where(matched, matches.predicted(poses.keypoint_scores), np.nan)
     known = keypoint_scores[matched]
+    unlabelled = matches.predicted(poses.keypoint_scores)[truth.counted[:, None] & ~truth.labelled]
     probabilities = known.size > 0 and known.min() >= 0 and known.max() <= 1
     scores = None
     if probabilities:
@@ -222,6 +224,7 @@ def _measure(truth: Annotations, poses: Results, box_mode: BoxMode) -> _Measured
         kinds=kinds,
         lost=lost_ap(truth, poses, matches, kinds),
         scores=scores,
+        unlabelled_scores=unlabelled[np.isfinite(unlabelled)],
         sigmas=sigmas if sigmas is not None and sigmas.count else None,
     )
 
@@ -281,6 +284,10 @@ def _metrics(m: _Measured) -> dict[str, Any]:
             "bin_counts": m.scores.counts.tolist(),
             "bin_mean_scores": m.scores.mean_scores.tolist(),
             "bin_right_shares": m.scores.right_shares.tolist(),
+            "unlabelled": {
+                "count": len(m.unlabelled_scores),
+                "half_or_more": _mean((m.unlabelled_scores >= 0.5).astype(np.float64)),
+            },
         },
         "sigmas": None
         if m.sigmas is None
