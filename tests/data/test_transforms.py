@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,12 +10,7 @@ from ebapose.data.transforms import (
     AUGMENTATIONS,
     AugmentConfig,
     blacken,
-    coarse_dropout,
     half_body_box,
-    hide,
-    paste,
-    person_mask,
-    put_behind,
     sample_geometry,
     transform_keypoints,
     truncated_box,
@@ -204,82 +198,6 @@ def test_beyond_the_picture_is_black_and_unlabelled() -> None:
     np.testing.assert_array_equal(crop, np.where(np.stack([dark] * 3, axis=-1), 0, 200))
     assert visibility.tolist() == [2, 0, 0, 0]
     assert keypoints.tolist() == [[4, 10], [0, 0], [0, 0], [0, 0]]
-
-
-def test_hide_turns_visible_into_hidden_only() -> None:
-    mask = np.zeros((10, 20), np.uint8)
-    mask[:, 10:] = 1
-    keypoints = np.array([[12, 5], [12, 5], [12, 5], [3, 5], [50, 5], [12, -4]], np.float32)
-    visibility = np.array([2, 1, 0, 2, 2, 2], np.uint8)
-    hide(keypoints, visibility, mask)
-    assert visibility.tolist() == [1, 1, 0, 2, 2, 2]
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 10_000))
-def test_covered_pixels_are_the_mask(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    before = rng.integers(0, 256, (64, 48, 3), np.uint8)
-    crop = before.copy()
-    mask = coarse_dropout(crop, AugmentConfig(dropout_probability=1), rng)
-    assert mask.any()
-    assert not mask.all()
-    np.testing.assert_array_equal(crop[mask == 0], before[mask == 0])
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 10_000))
-def test_pasting_touches_only_the_silhouette(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    crop, cutout = np.full((64, 48, 3), 10, np.uint8), np.full((64, 48, 3), 200, np.uint8)
-    points = rng.uniform(10, 40, (17, 2)).astype(np.float32)
-    silhouette = person_mask(points, np.full(17, 2, np.uint8), COCO17, (64, 48))
-    assert silhouette.any()
-    mask = paste(crop, cutout, silhouette, rng)
-    assert (crop[mask > 0] > 100).all()
-    assert (crop[mask == 0] < 110).all()
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 10_000))
-def test_what_is_put_behind_leaves_the_person_in_front(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    crop, cutout = np.full((64, 48, 3), 10, np.uint8), np.full((64, 48, 3), 200, np.uint8)
-    crop[:, 44:] = 0  # beyond the picture
-    silhouette, other = (np.zeros((64, 48), np.uint8) for _ in range(2))
-    silhouette[20:50, 12:28] = 255
-    other[4:60, 4:44] = 255
-    put_behind(crop, silhouette, cutout, other, rng)
-    assert (crop[21:49, 13:27] < 14).all()  # the border is soft
-    assert (crop[:, 44:] == 0).all()
-    assert (crop[:, :44] > 150).any()
-
-
-def test_a_whole_picture_behind_covers_all_but_the_person() -> None:
-    silhouette = np.zeros((64, 48), np.uint8)
-    silhouette[20:50, 12:28] = 255
-    away = cv2.distanceTransform(255 - silhouette, cv2.DIST_L2, 3) > 5
-    covered = []
-    for seed in range(20):
-        crop, cutout = np.full((64, 48, 3), 10, np.uint8), np.full((32, 32, 3), 200, np.uint8)
-        put_behind(crop, silhouette, cutout, np.zeros((32, 32), np.uint8), np.random.default_rng(seed))
-        covered.append(float((crop[away] == 200).mean()))
-    assert set(covered) == {0.0, 1.0}  # nobody stands in this picture: all of it or nothing
-
-
-def test_nothing_is_put_behind_nobody() -> None:
-    crop = np.full((64, 48, 3), 10, np.uint8)
-    full = np.full((64, 48), 255, np.uint8)
-    for seed in range(10):
-        put_behind(crop, np.zeros((64, 48), np.uint8), crop + 99, full, np.random.default_rng(seed))
-    assert (crop == 10).all()
-
-
-def test_nobody_has_no_silhouette() -> None:
-    points = np.zeros((17, 2), np.float32)
-    assert not person_mask(points, np.zeros(17, np.uint8), COCO17, (64, 48)).any()
-    far = np.full((17, 2), 1e9, np.float32)
-    assert person_mask(far, np.full(17, 2, np.uint8), COCO17, (64, 48)).shape == (64, 48)
 
 
 def test_configs_refuse_nonsense_by_name() -> None:

@@ -100,7 +100,7 @@ def test_one_of_several_categories_can_be_chosen(people, tmp_path):
 
 
 def _cut_off(size_px: int = 64) -> dict:
-    """A sample's entries of a person with four keypoints: labelled, covered by weight 0.3, outside, cut off."""
+    """A sample of four keypoints: labelled, estimated, labelled outside of the crop, cut off."""
     return {
         "image": np.zeros((size_px, size_px, 3), np.uint8),
         "keypoints": np.array([[20, 30], [40, 50], [200, 30], [0, 0]], np.float32),
@@ -128,8 +128,7 @@ def test_what_is_absent_is_on_no_heatmap():
     assert not batch.targets[0][0, 2:].any()
 
 
-def test_a_run_learns_what_is_absent(recipe):
-    """Where everything that can be seen is labelled, training says so for what is not."""
+def test_what_is_cut_off_is_absent_and_what_a_complete_source_leaves_out(recipe):
     config = parse_config(
         TrainConfig, recipe | {"augment": {"truncation_probability": 1.0, "rotation_deg": 0}}, "recipe"
     )

@@ -16,19 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebapose.data.coco import CocoKeypoints
+from ebapose.data.occlusion import coarse_dropout, hide, paste, person_mask, put_behind
 from ebapose.data.photometric import apply_photometric
-from ebapose.data.transforms import (
-    AugmentConfig,
-    Geometry,
-    blacken,
-    coarse_dropout,
-    hide,
-    paste,
-    person_mask,
-    put_behind,
-    sample_geometry,
-    transform_keypoints,
-)
+from ebapose.data.transforms import AugmentConfig, Geometry, blacken, sample_geometry, transform_keypoints
 from ebapose.errors import InputError
 from ebapose.geometry.crop import CropCenter, compose, crop_scale, image_to_crop_matrix, warp_crop
 from ebapose.io.pictures import decode_image
@@ -49,8 +39,8 @@ class Sample(TypedDict):
         keypoints: (K, 2) float32, crop px; (0, 0) where not labelled. They may lie outside the crop.
         visibility: (K,) uint8, 0 not labelled, 1 hidden (also by augmentation), 2 visible.
         weights: (K,) float32, how much each label counts; 0 where not labelled.
-        absent: (K,) bool, what is known not to be seen: cut off by augmentation, or not labelled although everything
-            that can be seen is. Such keypoints are not labelled (0); those outside the crop have their place.
+        absent: (K,) bool, which of those that are not labelled are known not to be seen: cut off by augmentation, or
+            left out by whoever labels everything that can be seen. (A labelled one outside the crop keeps its place.)
         matrix: (2, 3) float64, image px to crop px.
         index: row of the person in the data set's records.
         source: which data set, where samples come from several.
