@@ -47,7 +47,7 @@ def draw_poses(
     *,
     show_boxes: bool = False,
     show_uncertainty: bool = False,
-    min_score: float = 0.2,
+    min_score: float = 0.3,
 ) -> UInt8Array:
     """A copy of the picture with the poses drawn on it.
 

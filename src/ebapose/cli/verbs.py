@@ -32,7 +32,7 @@ def predict(
     detector_score: float | None = None,
     batch_size: int = 16,
     threads: int | None = None,
-    min_score: float = 0.2,
+    min_score: float = 0.3,
     draw_boxes: bool = True,
     draw_uncertainty: bool = False,
     smooth: bool = True,

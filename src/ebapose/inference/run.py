@@ -63,7 +63,7 @@ def predict_sources(
     annotations: Path | None = None,
     show_boxes: bool = True,
     show_uncertainty: bool = False,
-    min_score: float = 0.2,
+    min_score: float = 0.3,
     clips: bool = False,
     video: VideoOptions | None = None,
     on_start: Callable[[int], None] = lambda total: None,

@@ -121,7 +121,7 @@ def predict_video(
     draw: Draw,
     stem: str = "",
     taken: set[str] | None = None,
-    min_score: float = 0.2,
+    min_score: float = 0.3,
     on_start: Callable[[int], None] = lambda total: None,
     on_frame: Callable[[str], None] = lambda name: None,
     on_failure: Callable[[str], None] = lambda line: None,

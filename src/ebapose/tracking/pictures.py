@@ -99,7 +99,7 @@ class TrackPlots:
         MissingDependencyError: matplotlib is not installed.
     """
 
-    def __init__(self, *, min_score: float = 0.2, most: int = 12) -> None:
+    def __init__(self, *, min_score: float = 0.3, most: int = 12) -> None:
         try:
             import matplotlib.figure  # noqa: F401 - only whether it is there
         except ImportError:
