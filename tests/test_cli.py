@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from ebapose import zoo
 from ebapose.card import card_path
 from ebapose.cli import VERBS, main
 from ebapose.config import list_keys
+from ebapose.draw import DRAWN_SCORE
 from ebapose.training.config import TrainConfig
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -247,6 +249,10 @@ def test_sources_are_said_to_be_required(run: Callable[..., Finished]) -> None:
     done = run("predict", "--help")
     assert "(default: )" not in done.out
     assert "(required)" in done.out
+
+
+def test_the_command_line_draws_what_python_draws() -> None:
+    assert inspect.signature(VERBS["predict"]).parameters["min_score"].default == DRAWN_SCORE
 
 
 def test_whole_image_needs_no_detector(run: Callable[..., Finished], tmp_path: Path) -> None:

@@ -31,6 +31,9 @@ TRACK_COLOURS: tuple[Colour, ...] = (  # Okabe and Ito's palette for colour-blin
     (204, 121, 167),
 )
 
+# Keypoints with a lower score are not drawn unless asked for; most that cannot be seen have one (docs/outputs.md).
+DRAWN_SCORE = 0.3
+
 # 68 % of a two-dimensional Gaussian lies within this many standard deviations: sqrt(-2 ln(1 - 0.68))
 ELLIPSE_SIGMAS = 1.51
 
@@ -47,7 +50,7 @@ def draw_poses(
     *,
     show_boxes: bool = False,
     show_uncertainty: bool = False,
-    min_score: float = 0.3,
+    min_score: float = DRAWN_SCORE,
 ) -> UInt8Array:
     """A copy of the picture with the poses drawn on it.
 

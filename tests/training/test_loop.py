@@ -210,11 +210,14 @@ def test_a_run_may_be_planned_anew_on_the_way(recipe, tmp_path, capfd, monkeypat
         return 1.0
 
     monkeypatch.setattr(loop, "lr_factor", gone)
-    longer = train(config_of(recipe, epochs=2), tmp_path, resume=True)
+    longer = train(config_of(recipe, epochs=2, validate_every=0.34), tmp_path, resume=True)
     assert json.loads((tmp_path / "result.json").read_text())["steps"] == 6
     assert (longer.finished, longer.steps) == ("complete", 6)
     assert [int(r["step"]) for r in rows_of(tmp_path)] == list(range(1, 7))
-    assert "run.epochs: 2.0 instead of 1.0" in capfd.readouterr().err
+    assert [int(r["step"]) for r in rows_of(tmp_path) if r["val_oks"]] == [3, 4, 5, 6]
+    said = capfd.readouterr().err
+    assert "run.epochs: 2.0 instead of 1.0" in said
+    assert "run.validate_every: 0.34 instead of 2.0" in said
     assert load_train_config(tmp_path / "recipe.yaml").run.epochs == 2
 
 

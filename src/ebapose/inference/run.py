@@ -15,7 +15,7 @@ from os.path import isdir
 from pathlib import Path
 from typing import TypeVar
 
-from ebapose.draw import draw_poses
+from ebapose.draw import DRAWN_SCORE, draw_poses
 from ebapose.errors import EbaposeError, InputError, UsageError
 from ebapose.inference.predictor import Predictor
 from ebapose.inference.signals import StopSignals
@@ -63,7 +63,7 @@ def predict_sources(
     annotations: Path | None = None,
     show_boxes: bool = True,
     show_uncertainty: bool = False,
-    min_score: float = 0.3,
+    min_score: float = DRAWN_SCORE,
     clips: bool = False,
     video: VideoOptions | None = None,
     on_start: Callable[[int], None] = lambda total: None,

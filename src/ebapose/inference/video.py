@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from ebapose.atomic import LONGEST_NAME, shortened, write_text
+from ebapose.draw import DRAWN_SCORE
 from ebapose.errors import EbaposeError, UsageError
 from ebapose.inference.predictor import Predictor
 from ebapose.inference.signals import StopSignals
@@ -121,7 +122,7 @@ def predict_video(
     draw: Draw,
     stem: str = "",
     taken: set[str] | None = None,
-    min_score: float = 0.3,
+    min_score: float = DRAWN_SCORE,
     on_start: Callable[[int], None] = lambda total: None,
     on_frame: Callable[[str], None] = lambda name: None,
     on_failure: Callable[[str], None] = lambda line: None,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebapose.atomic import atomic_write
+from ebapose.draw import DRAWN_SCORE
 from ebapose.errors import EbaposeError, MissingDependencyError
 from ebapose.skeleton import Skeleton
 from ebapose.structures import Poses, UInt8Array
@@ -99,7 +100,7 @@ class TrackPlots:
         MissingDependencyError: matplotlib is not installed.
     """
 
-    def __init__(self, *, min_score: float = 0.3, most: int = 12) -> None:
+    def __init__(self, *, min_score: float = DRAWN_SCORE, most: int = 12) -> None:
         try:
             import matplotlib.figure  # noqa: F401 - only whether it is there
         except ImportError:

@@ -40,7 +40,7 @@ _FREE_KEYS = {
     "license",
     "source",
 }
-_LENGTH_KEYS = {"run.samples", "run.epochs"}  # a run may be planned anew on the way
+_PLAN_KEYS = {"run.samples", "run.epochs", "run.validate_every"}  # a run may be planned anew on the way
 
 
 @dataclass
@@ -229,7 +229,7 @@ def _refuse_other_recipe(made_with: dict[str, Any], config: dict[str, Any], path
     for key in sorted(before.keys() | now.keys()):
         if key in _FREE_KEYS or before.get(key) == now.get(key):
             continue
-        if key in _LENGTH_KEYS:
+        if key in _PLAN_KEYS:
             notes.append(f"{key}: {now.get(key)} instead of {before.get(key)}")
         else:
             raise UsageError(

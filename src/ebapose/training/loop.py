@@ -105,7 +105,8 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
         out: the run's folder.
         resume: go on from the folder's checkpoint, in the middle of an epoch if need be. On a CPU the result is to
             the bit that of an uninterrupted run. Without a checkpoint the run starts from the beginning. A run's length
-            (`run.samples`, `run.epochs`) may be another one than before: the learning rate goes on by the new plan.
+            (`run.samples`, `run.epochs`) may be another one than before: the learning rate goes on by the new plan. So
+            may `run.validate_every`.
 
     Started by torchrun or `accelerate launch`, the processes share each step's samples.
 
