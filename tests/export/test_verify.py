@@ -30,6 +30,8 @@ from ebapose.skeleton import COCO17  # noqa: E402
 
 EVERY = [info.architecture for info in registry.list_models(include_test=True)]
 TINY = [name for name in EVERY if name.startswith("test_")]
+# 101 and 152 layers repeat the blocks of 50, and their graphs take long to trace: one stands for all of them.
+TRACED = [name for name in EVERY if not re.search("101|152", name)] + ["eba_prnetcc152"]
 
 
 def few_channels(architecture: str, path: Path) -> Path:
@@ -41,12 +43,12 @@ def few_channels(architecture: str, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("architecture", EVERY)
+@pytest.mark.parametrize("architecture", TRACED)
 def test_all_runtimes_give_the_outputs_of_pytorch(architecture: str, tmp_path: Path) -> None:
     half = architecture in TINY
     out = tmp_path / "out"
     source: str | Path = f"{architecture}_64x64"
-    if re.search("101|152", architecture):
+    if architecture == "eba_prnetcc152":
         source = few_channels(architecture, tmp_path / "weights/narrow.safetensors")
     result = export_model(source, out, precision="fp16" if half else "fp32")
     name = f"{architecture}_64x64" + ("" if half else ".fp32")
