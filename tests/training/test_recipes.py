@@ -92,7 +92,7 @@ def test_a_given_length_takes_the_place_of_the_recipes() -> None:
         ("--optim.betas=[1.5, 0.9]", r"optim\.betas\.0: Input should be less than 1"),
         ("--optim.lr_factors={layer1: -1}", r"optim\.lr_factors\.layer1: Input should be greater than or equal to 0"),
         ("--optim={lr: 1, schedule: step, milestones: [-3]}", r"optim\.milestones\.0: Input should be greater than 0"),
-        ("--optim.momentum=0.5", "optim: momentum belongs to name 'muon', not 'adamw'"),
+        ("--optim={lr: 1, momentum: 0.5}", "optim: momentum belongs to name 'muon', not 'adamw'"),
         ("--optim.gamma=0.5", "optim: gamma belongs to schedule 'step', not 'cosine'"),
         ("--optim={lr: 1, final_lr_factor: 0.1}", "optim: final_lr_factor belongs to schedule 'cosine', not 'const"),
         ("--run={samples: 4, batch_size: 8}", r"run: samples: 4 are less than one batch \(batch_size 8\)"),
