@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ebapose.errors import UsageError
+from ebapose import zoo
+from ebapose.errors import ModelFileError, UsageError
 from ebapose.models.registry import create_model, default_card
 from ebapose.models.weights import save_weights
 from ebapose.skeleton import COCO17, Skeleton
@@ -47,6 +48,16 @@ def test_keypoints_are_read_as_those_of_the_weights(tmp_path: Path) -> None:
     assert found.codec.position == "expected"
     _, scratch, _ = build_model(TrainConfig.model_validate(recipe | {"model": start | {"weights": None}}), COCO17)
     assert scratch.codec.position == "peak"
+
+
+def test_bundled_weights_are_found_by_the_name_in_their_card() -> None:
+    name = zoo.bundled_card(zoo.bundled_models()["default"]).name
+    options = {"split_ratio": 2.0, "sigma": 5.0}
+    for weights in ("default", name):
+        _, _, notes = build_model(recipe_from(Path(weights), name, options=options), COCO17)
+        assert notes == [f"from the weights default.onnx ({name})"]
+    with pytest.raises(ModelFileError, match=f"^{name}x"):
+        build_model(recipe_from(Path(f"{name}x"), name, options=options), COCO17)
 
 
 def recipe_from(weights: Path, name: str, **more: object) -> TrainConfig:

@@ -84,7 +84,8 @@ class ModelConfig(Config, use_attribute_docstrings=True):
     """By what factor person boxes are enlarged for the crop; nothing: as for `weights`, 1.25 from scratch. Less shows
     the person larger, and more of them cut off where boxes are not exact."""
     weights: str | None = None
-    """Weights to start from: a file, "default" (the bundled ones of this architecture) or nothing (scratch)."""
+    """Weights to start from: a file, bundled ones by the name in their card, "default" (the bundled ones of this
+    architecture) or nothing (scratch)."""
     new_head: bool = False
     """Start from `weights` also where the keypoints are others: one that the weights know by the same name goes on
     from there, the others begin at random, and so does every tensor that does not fit (of another architecture).

@@ -128,10 +128,11 @@ def _with_input(card: ModelCard, changes: dict[str, Any]) -> ModelCard:
 
 def _weights_path(weights: str, model: str) -> Path:
     """The file that `model.weights` means; "default": the bundled one of the architecture, nearest in size."""
+    bundled = zoo.bundled_models()
     if weights != "default":
-        return Path(weights)
+        return bundled.get(weights, Path(weights))
     architecture, size_hw = parse_name(model)
-    cards = {path: zoo.bundled_card(path) for path in sorted(set(zoo.bundled_models().values()))}
+    cards = {path: zoo.bundled_card(path) for path in sorted(set(bundled.values()))}
     fitting = {path: card for path, card in cards.items() if card.architecture == architecture}
     if not fitting:
         known = sorted({card.architecture for card in cards.values()})
