@@ -209,7 +209,7 @@ def test_a_full_disk_names_the_folder_and_leaves_nothing(tmp_path: Path, monkeyp
 
 def test_where_weights_come_from(tmp_path: Path) -> None:
     bundled = zoo.bundled_models()["default"]
-    assert weights_file("default") == weights_file("eba_prnetcc18_256x192") == bundled  # trained under either name
+    assert weights_file("default") == weights_file(zoo.bundled_card(bundled).name) == bundled
     assert weights_file(tmp_path / "a.onnx") == tmp_path / "a.onnx"
     assert weights_file("eba_prnetcc34_256x192") is None
 

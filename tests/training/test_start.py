@@ -51,8 +51,8 @@ def test_keypoints_are_read_as_those_of_the_weights(tmp_path: Path) -> None:
 
 
 def test_bundled_weights_are_found_by_the_name_in_their_card() -> None:
-    name = zoo.bundled_card(zoo.bundled_models()["default"]).name
-    options = {"split_ratio": 2.0, "sigma": 5.0}
+    card = zoo.bundled_card(zoo.bundled_models()["default"])
+    name, options = card.name, {"split_ratio": card.codec.split_ratio}
     for weights in ("default", name):
         _, _, notes = build_model(recipe_from(Path(weights), name, options=options), COCO17)
         assert notes == [f"from the weights default.onnx ({name})"]
