@@ -15,6 +15,7 @@ from torch import nn
 from ebapose import zoo
 from ebapose.card import ModelCard
 from ebapose.errors import UsageError
+from ebapose.inference.loading import resolve_model
 from ebapose.models.pose_model import PoseModel
 from ebapose.models.registry import create_model, default_card, parse_name
 from ebapose.models.weights import carry_keypoints, copy_weights, load_weights, model_from_card, resize_state_dict
@@ -128,11 +129,10 @@ def _with_input(card: ModelCard, changes: dict[str, Any]) -> ModelCard:
 
 def _weights_path(weights: str, model: str) -> Path:
     """The file that `model.weights` means; "default": the bundled one of the architecture, nearest in size."""
-    bundled = zoo.bundled_models()
     if weights != "default":
-        return bundled.get(weights, Path(weights))
+        return resolve_model(weights)
     architecture, size_hw = parse_name(model)
-    cards = {path: zoo.bundled_card(path) for path in sorted(set(bundled.values()))}
+    cards = {path: zoo.bundled_card(path) for path in sorted(set(zoo.bundled_models().values()))}
     fitting = {path: card for path, card in cards.items() if card.architecture == architecture}
     if not fitting:
         known = sorted({card.architecture for card in cards.values()})
