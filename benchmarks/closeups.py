@@ -20,8 +20,8 @@ import numpy as np
 
 from ebapose.atomic import write_text
 from ebapose.cli.terminal import print_error
+from ebapose.codecs.decoded import SEGMENT_SHARE
 from ebapose.data.coco_file import read_coco_json
-from ebapose.data.coco_writer import AREA_OF_BOX
 from ebapose.data.transforms import truncated_box
 from ebapose.errors import EbaposeError, InputError
 
@@ -49,7 +49,7 @@ def close_up(
     return {
         **person,
         "bbox": [*box[:2].tolist(), *size.tolist()],
-        "area": AREA_OF_BOX * float(size.prod()),
+        "area": SEGMENT_SHARE * float(size.prod()),
         "keypoints": keypoints.ravel().tolist(),
         "num_keypoints": int((keypoints[:, 2] > 0).sum()),
     }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import stat
@@ -112,6 +113,13 @@ def test_two_writers_do_not_meet(tmp_path):
         first.write_text("first")
         second.write_text("second")
     assert path.read_text() == "first"  # the outer one ended last
+
+
+def test_a_name_in_other_bytes_than_utf8_is_written_as_in_json(tmp_path):
+    name = os.fsdecode(b"a\xff.jpg")
+    write_text(tmp_path / "a.json", f'"ü {name}"')
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '"ü a\\udcff.jpg"'
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == f"ü {name}"
 
 
 def test_the_longest_name_that_a_folder_takes(tmp_path):

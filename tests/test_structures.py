@@ -58,6 +58,14 @@ def test_boxes_from_both_conventions_agree():
     assert len(a) == 1
 
 
+def test_arrays_do_not_keep_objects_out_of_lists_and_keys():
+    a, b = Boxes.from_xyxy([[1, 2, 4, 6]]), Boxes.from_xyxy([[1, 2, 4, 6]])
+    assert a == a
+    assert a != b  # each is its own
+    assert b in [a, b]
+    assert {a: 1, b: 2}[b] == 2
+
+
 def test_one_box_may_be_given_flat_and_scores_default_to_one():
     boxes = Boxes.from_xyxy([1, 2, 4, 6])
     assert boxes.xyxy.shape == (1, 4)

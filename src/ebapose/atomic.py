@@ -61,9 +61,12 @@ def shortened(name: str, most_bytes: int) -> str:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically, UTF-8."""
+    """Write a text file atomically, UTF-8.
+
+    What UTF-8 does not have, a name in other bytes, is written as in JSON: \\udcff.
+    """
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 class GrowingText:

@@ -13,8 +13,6 @@ from ebapose.errors import EbaposeError, UsageError
 from ebapose.evaluation.figures import FIGURE_5, FIGURE_6, draw_conditions, picture_files, plot_accuracy
 from ebapose.evaluation.tables import Latency, build_tables, read_report, tables_markdown, timed_models
 from ebapose.inference.loading import load
-from ebapose.inference.predictor import Predictor
-from ebapose.structures import Boxes, Poses, UInt8Array
 
 EXAMPLES = Path("examples")
 MAX_PICTURES = 4
@@ -80,7 +78,7 @@ def write_comparison(
     predictor = load(model, threads=threads) if files else None
     written = [plot_accuracy(untimed, folder / FIGURE_5)]
     if predictor is not None:
-        written.append(draw_conditions(_predicting(predictor), files, folder / FIGURE_6))
+        written.append(draw_conditions(predictor, files, folder / FIGURE_6))
     latencies, about = _latencies(repeats, threads) if latency else (None, "")
     content: dict[str, Any] = {**build_tables(measured, latencies), "latency": about or None}
     text = tables_markdown(content, [path.name for path in written], about)
@@ -101,13 +99,6 @@ def _pictures(folder: str | Path | None) -> list[Path]:
     if not files:
         raise UsageError(f"{folder}: no pictures in it")
     return files
-
-
-def _predicting(predictor: Predictor) -> Any:
-    def predict(image: UInt8Array, boxes: Boxes | None) -> Poses:
-        return predictor(image) if boxes is None else predictor(image, boxes=boxes)
-
-    return predict
 
 
 def _latencies(repeats: int, threads: int | None) -> tuple[dict[str, Latency], str]:

@@ -6,7 +6,6 @@ top left pixel is (0, 0). Pictures are RGB uint8 (H, W, 3).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,7 +40,7 @@ def _as_index(index: ArrayLike | slice) -> NDArray[np.generic] | slice:
     return array if array.size else array.astype(np.intp)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One picture on its way through the corridor.
 
@@ -73,7 +72,7 @@ class Frame:
         return self.image.shape[0], self.image.shape[1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Boxes:
     """Person boxes of one picture.
 
@@ -123,7 +122,7 @@ class Boxes:
         return np.concatenate([self.xyxy[:, :2], self.xyxy[:, 2:] - self.xyxy[:, :2]], axis=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Poses:
     """All poses of one picture.
 
@@ -200,4 +199,3 @@ class Poses:
 
 
 ImageLike = Frame | UInt8Array
-Images = ImageLike | Sequence[ImageLike]

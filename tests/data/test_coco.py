@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,26 @@ def test_persons_leaves_out_what_cannot_be_trained_on(write_coco: Callable[..., 
     assert persons[1].box_xyxy.tolist() == [0, 0, 159, 119]
 
 
+def test_file_names_in_other_bytes_than_utf8(write_coco: Callable[..., Path], tmp_path: Path) -> None:
+    name = os.fsdecode(b"a\xff.jpg")
+    entries = [picture(1) | {"file_name": "ü.jpg"}, picture(2) | {"file_name": name}]
+    data = load_coco(write_coco([person(image_id=2)], entries, pictures=False))
+    assert data[0].image_path == tmp_path / name
+    assert data.pictures_like("a*").tolist() == [True]
+
+
+def test_a_byte_order_mark_is_no_mistake(write_coco: Callable[..., Path]) -> None:
+    path = write_coco([person()])
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert len(load_coco(path)) == 1
+
+
+def test_a_size_out_of_range_is_named_with_its_picture(write_coco: Callable[..., Path]) -> None:
+    path = write_coco([], [picture(1), picture(2) | {"width": 2**31}], pictures=False)
+    with pytest.raises(InputError, match=r"image 2: height and width must lie in 1\.\.1073741824"):
+        load_coco(path)
+
+
 def test_detections_replace_the_persons(write_coco: Callable[..., Path], tmp_path: Path) -> None:
     data = load_coco(write_coco([person()], [picture(1), picture(2)]))
     boxes = [
@@ -88,6 +109,10 @@ def test_detections_replace_the_persons(write_coco: Callable[..., Path], tmp_pat
     path.write_text(json.dumps([*boxes, boxes[0] | {"bbox": [1, 2, -3, 4]}]))
     with pytest.raises(InputError, match=r"boxes.json: detection 4: bbox has a negative width"):
         data.detections(path)
+    for wrong in ({"score": 87}, {"score": -0.1}, {"bbox": [1e39, 0, 5, 5]}):
+        path.write_text(json.dumps([*boxes, boxes[0] | wrong]))
+        with pytest.raises(InputError, match=r"boxes.json: detection 4: bbox must be .* score lie in 0..1"):
+            data.detections(path)
     for broken in ({}, [1], [{"image_id": 1}], [boxes[0] | {"bbox": [1, 2, 3]}], [boxes[0] | {"score": "high"}]):
         path.write_text(json.dumps(broken))
         with pytest.raises(InputError, match=r"boxes.json"):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from ebapose.data.show import contact_sheet, write_sheet
 from ebapose.data.transforms import PAPER
 from ebapose.draw import LEFT, RIGHT
 from ebapose.errors import InputError, UsageError
+from ebapose.io.pictures import read_image
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,17 @@ def test_show(drawn: Path, tmp_path: Path) -> None:
             data_group.show(drawn, tmp_path / "s.png", size_hw=size_hw)
     with pytest.raises(UsageError, match=r"\.png or \.jpg"):
         data_group.show(drawn, tmp_path / "s.gif")
+    with pytest.raises(UsageError, match=r"s\.jpg: 70000x2 px cannot be written as JPEG"):
+        write_sheet(tmp_path / "s.jpg", np.zeros((2, 70_000, 3), np.uint8))
+    assert not (tmp_path / "s.jpg").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 are Linux's")
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_show_where_the_folder_is_not_utf8(drawn: Path, tmp_path: Path, suffix: str) -> None:
+    sheet = tmp_path / os.fsdecode(b"\xff") / f"s{suffix}"
+    assert data_group.show(drawn, sheet, count=1, size_hw=(32, 32)) == 0
+    assert read_image(sheet).hw == (32, 32)
 
 
 def test_convert_names_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

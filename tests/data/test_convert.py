@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,14 @@ def test_yolo(tmp_path: Path, dimensions: int) -> None:
     (tmp_path / "list.txt").write_text("images/train/a.jpg\n")
     path.write_text(path.read_text().replace("train: images/train", "train: list.txt"))
     assert yolo_to_coco(path, tmp_path / "list.json").num_images == 1
+
+
+def test_yolo_folders_may_hold_every_kind_of_picture(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path)
+    shutil.copy(tmp_path / "images/train/a.jpg", tmp_path / "images/train/c.jpe")
+    shutil.copy(tmp_path / "labels/train/a.txt", tmp_path / "labels/train/c.txt")
+    done = yolo_to_coco(path, tmp_path / "train.json")
+    assert (done.num_images, done.num_persons) == (3, 4)
 
 
 def test_yolo_leaves_other_classes_and_boxes_without_area_out(tmp_path: Path) -> None:

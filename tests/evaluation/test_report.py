@@ -170,6 +170,7 @@ def test_worst_poses_are_drawn_worst_first(tmp_path):
     assert picture.shape[0] == 384
     assert picture.std() > 1  # something is drawn on the grey picture
     assert f"(worst/{drawn[0].name})" in (folder / "report.md").read_text()
+    (folder / "worst" / "100_oks0.50_annotation7.jpg").touch()  # of a report with more of them
     again = evaluate_predictions(truth, results, folder, "gt", images_dir=images, worst=1, with_plots=False)
     assert len(list((folder / "worst").iterdir())) == 1 == sum(p.suffix == ".jpg" for p in again.files)
 

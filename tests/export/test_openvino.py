@@ -57,7 +57,7 @@ def test_bfloat16_that_was_not_proven_is_not_insisted_on(tmp_path: Path, monkeyp
     """Written on a CPU without bfloat16 and carried to one with it: there `load` compares before it trusts."""
     monkeypatch.setattr(OpenVINORuntime, "has_bfloat16", staticmethod(lambda: False))
     for kind in ("onnx", "openvino"):
-        result = export_model("default", tmp_path, format=kind, precision="bf16")  # type: ignore[arg-type]
+        result = export_model(TINY[0], tmp_path, format=kind, precision="bf16")  # type: ignore[arg-type]
         assert "this CPU has no bfloat16: proven in float32 only" in result.summary()
         monkeypatch.setattr(OpenVINORuntime, "has_bfloat16", staticmethod(lambda: True))
         assert load_model_file(result.path)[0].precision == "f32"

@@ -29,6 +29,14 @@ def study() -> Any:
 
 
 @pytest.fixture
+def tiny(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny networks for the two variants that are trained: what is tested is the study."""
+    networks = {"mlp_attention": "test_eba_prnetcc_64x64", "lite": "test_eba_prnetcc_lite_64x64"}
+    found = {name: (title, networks.get(name, model), *rest) for name, (title, model, *rest) in study.VARIANTS.items()}
+    monkeypatch.setattr(study, "VARIANTS", found)
+
+
+@pytest.fixture
 def arguments(people: Path, tmp_path: Path, study: Any) -> list[str]:
     recipe = yaml.safe_load(study.RECIPE.read_text())
     recipe["data"]["train"] = [{"annotations": "train/annotations.json", "images": "train/images"}]
@@ -53,6 +61,7 @@ def arguments(people: Path, tmp_path: Path, study: Any) -> list[str]:
     ]
 
 
+@pytest.mark.usefixtures("tiny")
 def test_it_trains_evaluates_resumes_and_tabulates(
     study: Any, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -87,7 +96,7 @@ def test_it_trains_evaluates_resumes_and_tabulates(
     spread = rows["lite"]["summary"]["annotations AP"]
     assert spread["runs"] == 2
     assert spread["min"] <= spread["mean"] <= spread["max"]
-    assert rows["lite"]["gmac_true"] < 0.6 * rows["mlp_attention"]["gmac_true"]
+    assert 0 < rows["lite"]["gmac_true"] < rows["mlp_attention"]["gmac_true"]
 
     # What is finished elsewhere is taken over, whole or in part, and only if its recipe was the same.
     elsewhere = json.loads((tmp_path / "out/study.json").read_text())
@@ -142,6 +151,7 @@ def test_nonsense_is_one_line_before_any_training(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("tiny")
 def test_an_interrupted_run_goes_on(study: Any, arguments: list[str], tmp_path: Path) -> None:
     clip, calls = loop._clip, []
     arguments = [*arguments, "--run.samples", "12", "--seeds", "0", "--variants", "lite"]

@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ebapose.atomic import write_text
@@ -33,6 +32,7 @@ from ebapose.inference.detector import NanoDet, PersonDetector
 from ebapose.inference.loading import load, resolve_model
 from ebapose.inference.run import predict_sources
 from ebapose.inference.runtime import VerifiedRuntime, available_cores, choose_runtime
+from ebapose.io.pictures import encode_picture
 from ebapose.models.registry import parse_name
 from ebapose.structures import Boxes, Frame
 
@@ -294,7 +294,7 @@ def _picture(folder: Path) -> tuple[Path, Scene]:
     """A JPEG with two drawn people."""
     scene = draw_people(PICTURE_HW, seed=3, num_people=2)
     path = folder / "two_people.jpg"
-    cv2.imwrite(str(path), cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
+    path.write_bytes(encode_picture(scene.image))
     return path, scene
 
 

@@ -23,7 +23,7 @@ SEGMENT_SHARE = 0.53
 CONFIDENT = 0.5  # score from which the poses of two runtimes are compared: below, two places often compete
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Decoded:
     """Keypoints in crop px.
 

@@ -46,7 +46,7 @@ _PER_PERSON = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Record:
     """One person of a data set; coordinates in image px.
 
@@ -151,8 +151,11 @@ class CocoKeypoints:
 
     def image_path(self, image_index: int) -> Path:
         """Path of image number `image_index` (a value of `image_indices`)."""
+        return self.images_dir / self._file_name(image_index)
+
+    def _file_name(self, image_index: int) -> str:
         begin = int(self.name_ends[image_index - 1]) if image_index else 0
-        return self.images_dir / self.name_buffer[begin : int(self.name_ends[image_index])].decode()
+        return self.name_buffer[begin : int(self.name_ends[image_index])].decode(errors="surrogatepass")
 
     def select(self, persons: NDArray[Any] | Sequence[int]) -> CocoKeypoints:
         """The chosen persons (boolean mask or indices); the images stay."""
@@ -162,9 +165,7 @@ class CocoKeypoints:
 
     def pictures_like(self, pattern: str) -> NDArray[np.bool_]:
         """(N,) whether the file name of each person's picture, as annotated, matches a pattern ("coco/*")."""
-        ends = self.name_ends.tolist()
-        names = [self.name_buffer[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)]
-        fitting = np.array([fnmatchcase(name, pattern) for name in names], bool)
+        fitting = np.array([fnmatchcase(self._file_name(i), pattern) for i in range(self.num_images)], bool)
         return fitting[self.image_indices]
 
     def persons(self) -> CocoKeypoints:
@@ -212,8 +213,8 @@ class CocoKeypoints:
                 box, score, row = [float(v) for v in item["bbox"]], float(item["score"]), rows.get(item["image_id"])
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise InputError(f"{path}: detection {number}: {reason(error)}") from None
-            if len(box) != 4 or not np.isfinite([*box, score]).all():
-                raise InputError(f"{path}: detection {number}: bbox must be four finite numbers, score finite")
+            if len(box) != 4 or not (np.abs(box) < _LARGEST).all() or not 0 <= score <= 1:
+                raise InputError(f"{path}: detection {number}: bbox must be four finite numbers, score lie in 0..1")
             if box[2] < 0 or box[3] < 0:
                 raise InputError(f"{path}: detection {number}: bbox has a negative width or height")
             if row is not None and score >= threshold:
@@ -284,14 +285,14 @@ def load_coco(
         for image, label in zip(images, image_labels, strict=True)
     ]
     hw = np.array(sizes, np.int64).reshape(-1, 2)
-    if len(hw) and (hw.min() < 1 or hw.max() > 2**30):
-        raise InputError(f"{path}: image {ids[np.argmin(hw.min(axis=1))]}: height and width must be at least 1")
+    for wrong in np.flatnonzero(((hw < 1) | (hw > 2**30)).any(axis=1)):
+        raise InputError(f"{path}: image {ids[wrong]}: height and width must lie in 1..{2**30}")
     file_names: list[bytes] = []
     for image_id, image in zip(ids, images, strict=True):
         name = image.get("file_name")
         if not isinstance(name, str) or not name or "\0" in name:
             raise InputError(f"{path}: image {image_id}: file_name is missing or not a text")
-        file_names.append(name.encode())
+        file_names.append(name.encode(errors="surrogatepass"))
     row_of = {int(image_id): row for row, image_id in enumerate(ids)}
     refuse_twice(ids.tolist(), path, "images")
 
@@ -324,7 +325,7 @@ def load_coco(
         skeleton=bones,
         source=path,
         category_id=chosen["id"],
-        images_dir=find_images_dir(path, file_names[0].decode() if file_names else "")
+        images_dir=find_images_dir(path, images[0]["file_name"] if images else "")
         if images_dir is None
         else Path(images_dir),
         image_ids=ids,

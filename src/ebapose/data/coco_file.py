@@ -29,7 +29,7 @@ _HOW_TO_GIVE = (
 def read_json(path: str | Path) -> Any:
     """Parse a JSON file. Raises UsageError, one line, when it is missing, InputError when unreadable or not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
     except OSError as error:

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebapose.atomic import write_text
+from ebapose.codecs.decoded import SEGMENT_SHARE
 from ebapose.errors import InputError, UsageError
 from ebapose.io.pictures import read_image
 from ebapose.skeleton import Skeleton
 
 BOX_PADDING = 0.1
-AREA_OF_BOX = 0.53
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class CocoWriter:
                 "category_id": 1,
                 "iscrowd": 0,
                 "bbox": [round(float(v), 3) for v in box],
-                "area": round(AREA_OF_BOX * float(box[2] * box[3]), 3),
+                "area": round(SEGMENT_SHARE * float(box[2] * box[3]), 3),
                 "num_keypoints": int(np.count_nonzero(seen)),
                 "keypoints": [v for row in zip(*points.T.tolist(), seen.tolist(), strict=True) for v in row],
                 **(more or {}),

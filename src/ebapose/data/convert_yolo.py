@@ -14,6 +14,7 @@ from ebapose.config import load_yaml
 from ebapose.data.coco_file import SkeletonLike, load_skeleton, reason
 from ebapose.data.coco_writer import CocoWriter, Converted
 from ebapose.errors import InputError
+from ebapose.io.pictures import PICTURE_SUFFIXES
 from ebapose.skeleton import COCO17, Skeleton
 
 
@@ -129,15 +130,12 @@ def _yolo_pictures(value: Any, root: Path, where: str | Path) -> list[Path]:
     for entry in value if isinstance(value, list) else [value]:
         place = root / str(entry)
         if place.is_dir():
-            pictures += sorted(p for p in place.rglob("*") if p.suffix.lower() in _PICTURE_SUFFIXES)
+            pictures += sorted(p for p in place.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
         elif place.is_file():
             pictures += [root / line.strip() for line in _lines(place) if line.strip()]
         else:
             raise InputError(f"{where}: {place} is neither a folder nor a list of pictures")
     return pictures
-
-
-_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def _yolo_label_path(picture: Path) -> Path:

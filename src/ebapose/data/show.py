@@ -14,6 +14,7 @@ from ebapose.data.dataset import CropDataset, Sample
 from ebapose.data.transforms import AugmentConfig
 from ebapose.draw import draw_poses
 from ebapose.errors import InputError, UsageError
+from ebapose.io.pictures import encode_picture
 from ebapose.skeleton import Skeleton
 from ebapose.structures import Boxes, Poses, UInt8Array
 
@@ -100,7 +101,8 @@ def write_sheet(path: str | Path, sheet: UInt8Array) -> None:
         raise UsageError(f"{path}: a sheet is written as .png or .jpg")
     try:
         with atomic_write(path) as temporary:
-            if not cv2.imwrite(str(temporary), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
-                raise UsageError(f"{path}: the picture cannot be written")
+            temporary.write_bytes(encode_picture(sheet, Path(path).suffix.lower()))
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None

@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from ebapose.atomic import write_text
 from ebapose.data.figure import SHOWS, Appearance, draw_person, figure_points, random_angles, random_appearance
 from ebapose.errors import UsageError
+from ebapose.io.pictures import encode_picture
 from ebapose.skeleton import COCO17
 from ebapose.structures import UInt8Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
     """A drawn picture and its truth, coordinates in image px.
 
@@ -182,10 +183,10 @@ def _write_pictures(
     for i in numbers:
         scene = draw_people(image_hw, (seed, i), max_people=max_people, turn_deg=turn_deg)
         name = f"{i:06d}.jpg"
-        done, data = cv2.imencode(".jpg", cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
-        if not done:
-            raise UsageError(f"a picture of {image_hw[1]}x{image_hw[0]} px cannot be written as JPEG")
-        (folder / name).write_bytes(data.tobytes())
+        try:
+            (folder / name).write_bytes(encode_picture(scene.image))
+        except ValueError as error:
+            raise UsageError(f"a picture of {error}") from None
         images.append({"id": i + 1, "file_name": name, "width": image_hw[1], "height": image_hw[0]})
         for n in range(len(scene.keypoints)):
             seen = scene.visibility[n]

@@ -99,7 +99,7 @@ STRONG = AugmentConfig(
 AUGMENTATIONS = {"paper": PAPER, "strong": STRONG}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Geometry:
     """What one sample does to its box; arguments of `geometry.crop.image_to_crop_matrix`.
 

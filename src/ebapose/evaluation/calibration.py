@@ -26,7 +26,6 @@ from ebapose.evaluation.oks import keypoint_similarity
 FloatArray = NDArray[np.float64]
 
 WITHIN_1_SIGMA = 0.682689492137086
-WITHIN_2_SIGMA = 0.954499736103642
 RIGHT_OKS = 0.5
 
 _PROBABILITY_EPS = 1e-6  # as `ebapose.codecs` clips scores before the logit
@@ -145,7 +144,7 @@ def _standardised(errors_px: ArrayLike, sigmas_px: ArrayLike) -> FloatArray:
     return np.asarray(errors[known] / np.maximum(sigmas[known], _MIN_SIGMA_PX))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Judged:
     """Keypoints of persons who were found, beside what is true; N persons.
 

@@ -19,7 +19,6 @@ from ebapose.evaluation.inputs import Annotations, Results, read_annotations, re
 from ebapose.evaluation.oks import group_rows, paired_oks
 
 STAT_NAMES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
-OKS_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
 AREA_NAMES = ("all", "medium", "large")
 
@@ -40,7 +39,8 @@ class CocoAP:
         scores: (10, 101, 3) pose score at each point of the precision.
         box_mode: where the person boxes came from: "gt" (annotated), "detector", "image" (none: a network that looks
             at the whole picture) or "unknown". Annotated boxes are worth about 2 AP on COCO: only equal modes may be
-        compared. num_images, num_persons, num_poses: what was evaluated; persons without crowds and unlabelled ones.
+            compared.
+        num_images, num_persons, num_poses: what was evaluated; persons without crowds and unlabelled ones.
     """
 
     stats: dict[str, float]

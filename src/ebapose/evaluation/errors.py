@@ -5,8 +5,8 @@ keypoint of a matched person is, by its similarity to the truth (ks, see `ebapos
 
 - good: ks >= 0.85, what human annotators reach among themselves;
 - jitter: 0.5 <= ks < 0.85, near the right place;
-- inversion: elsewhere, but within ks 0.5 of the same person's keypoint of the other side (left wrist on the right
-wrist); - swap: elsewhere, but within ks 0.5 of this keypoint, or that of the other side, of another person;
+- inversion: elsewhere, but within ks 0.5 of the same person's keypoint of the other side (left wrist on the right one);
+- swap: elsewhere, but within ks 0.5 of this keypoint, or that of the other side, of another person;
 - miss: elsewhere.
 
 Whole poses are matched, or background (no person there), and persons without a pose are not found.

@@ -15,7 +15,7 @@ from ebapose.atomic import atomic_write
 from ebapose.draw import draw_poses
 from ebapose.errors import EbaposeError, MissingDependencyError
 from ebapose.geometry.crop import transform_points
-from ebapose.io.pictures import read_image
+from ebapose.io.pictures import PICTURE_SUFFIXES, encode_picture, read_image
 from ebapose.structures import Boxes, Poses, UInt8Array
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ CAPTION_H_PX, GAP_PX = 30, 4
 _MARK_PT = 11.5  # so that the paper's marks 4 and 8 do not cover each other
 KEY_CHARACTERS, KEY_LINE_INCH = 80, 0.17  # a line of figure 5's key: its longest and its height
 _BLUE, _ORANGE, _GREY = "#2f6db5", "#d9792b", "#8a8f98"
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 Changed = tuple[UInt8Array, Boxes]
 
@@ -127,7 +126,7 @@ def _write_number(ax: Axes, number: int, x: float, y: float, color: str) -> None
 
 def picture_files(folder: Path, count: int) -> list[Path]:
     """Up to `count` pictures of a folder, by name."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _PICTURES)[:count]
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)[:count]
 
 
 def draw_conditions(predict: Callable[[UInt8Array, Boxes | None], Poses], pictures: Sequence[Path], path: Path) -> Path:
@@ -152,11 +151,12 @@ def draw_conditions(predict: Callable[[UInt8Array, Boxes | None], Poses], pictur
         rows.append(_side_by_side([_cell(picture[top:bottom, left:right]) for picture in drawn]))
     titles = ("as it is", f"turned by {TURN_DEG:.0f} deg", "partly covered", f"{100 * LIGHT:.0f} % of the light")
     sheet = np.concatenate([_side_by_side([_caption(title) for title in titles]), *rows])
-    fine, data = cv2.imencode(".jpg", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
-    if not fine:
-        raise EbaposeError(f"{path}: cannot be drawn")
+    try:
+        data = encode_picture(sheet, quality=85)
+    except ValueError as error:
+        raise EbaposeError(f"{path}: {error}") from None
     with atomic_write(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+        temporary.write_bytes(data)
     return path
 
 

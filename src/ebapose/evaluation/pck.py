@@ -22,7 +22,7 @@ _HEAD_TOP = ("head_top", "top_head", "top_of_head", "head")
 _NECK = ("upper_neck", "neck")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pck:
     """Share of right keypoints.
 

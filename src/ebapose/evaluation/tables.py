@@ -131,14 +131,16 @@ def build_tables(reports: Sequence[Measured] = (), latencies: Mapping[str, Laten
         model, `parameters_m` and `gmac` with the paper's number, ours and the difference (ours - paper), latency,
         the published accuracy and one entry per report.
     """
-    known = {row.name: row for row in describe_models()}
-    known.update({alias: row for row in describe_models() for alias in row.bundled})
+    models = describe_models()
+    counted = {row.name: row for row in models if not row.options}  # of the options of their architecture
+    known = {row.name: row for row in models}
+    known.update({alias: row for row in models for alias in row.bundled})
     names = {row.name for row in known.values()} & set(timed_models())
     reports = [_canonical(report, known) for report in reports]
     latencies = latencies or {}
     return {
         "tables": [
-            {"title": title, "rows": [_row(row, _counted(row.model), reports, latencies) for row in rows]}
+            {"title": title, "rows": [_row(row, counted[row.model], reports, latencies) for row in rows]}
             for title, rows in TABLES
         ],
         "other_models": [
@@ -147,11 +149,6 @@ def build_tables(reports: Sequence[Measured] = (), latencies: Mapping[str, Laten
         ],
         "findings": list(FINDINGS),
     }
-
-
-def _counted(name: str) -> ModelRow:
-    """Size and cost of a model with the options of its architecture."""
-    return next(row for row in describe_models() if row.name == name and not row.options)
 
 
 def _canonical(report: Measured, known: Mapping[str, ModelRow]) -> Measured:

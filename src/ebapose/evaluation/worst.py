@@ -14,7 +14,7 @@ from ebapose.draw import draw_poses
 from ebapose.errors import InputError
 from ebapose.evaluation.inputs import Annotations, Results
 from ebapose.evaluation.matching import Matches
-from ebapose.io.pictures import read_image
+from ebapose.io.pictures import encode_picture, read_image
 from ebapose.structures import Boxes, Poses, UInt8Array
 
 _HEIGHT_PX = 360  # of a panel
@@ -47,7 +47,7 @@ def draw_worst(
     candidates = np.flatnonzero(truth.counted & ~np.isin(truth.person_image_ids, list(without)))
     order = candidates[np.argsort(quality[candidates], kind="stable")]
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("[0-9][0-9]_*_annotation*.jpg"):
+    for old in folder.glob("[0-9][0-9]*_*_annotation*.jpg"):
         old.unlink()
     files: list[Path] = []
     unreadable: list[InputError] = []
@@ -132,5 +132,4 @@ def _captioned(panel: UInt8Array, text: str) -> UInt8Array:
 
 def _save(panel: UInt8Array, path: Path) -> None:
     with atomic_write(path) as temporary:
-        if not cv2.imwrite(str(temporary), cv2.cvtColor(panel, cv2.COLOR_RGB2BGR)):
-            raise OSError(f"{path}: could not be written")
+        temporary.write_bytes(encode_picture(panel))

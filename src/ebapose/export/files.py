@@ -35,9 +35,9 @@ from ebapose.export.verify import (
     ARITHMETIC_TOLERANCE_PX,
     STORAGE_TOLERANCE_PX,
     Difference,
-    _runtimes,
     compare,
     example_crops,
+    installed_runtimes,
     open_module,
     verify,
     weights_file,
@@ -239,7 +239,7 @@ def _compare(
     crops, origin = example_crops(card)
     exact = TorchRuntime(module, card)(crops)
     differences = {}
-    for runtime in _runtimes(path):
+    for runtime in installed_runtimes(path):
         outputs = runtime(crops)
         difference = compare(exact, outputs, card)
         error = output_error(exact, outputs)

@@ -7,7 +7,7 @@ Two questions, each with its own tolerance (crop px):
 - storage: the rounded weights against the full ones (half storage only), both in PyTorch; the mean difference of
   confident keypoints but the farthest hundredth.
 
-Adding a new runtime or file format: name it in `_runtimes`.
+Adding a new runtime or file format: name it in `installed_runtimes`.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def verify(module: torch.nn.Module, card: ModelCard, path: Path, *, half: bool) 
     crops, origin = example_crops(card)
     stored = rounded_to_half(module) if half else module
     exact = TorchRuntime(stored, card)(crops)
-    runtimes = {runtime.name: compare(exact, runtime(crops), card) for runtime in _runtimes(path)}
+    runtimes = {runtime.name: compare(exact, runtime(crops), card) for runtime in installed_runtimes(path)}
     for name, found in runtimes.items():
         if found.largest_px > ARITHMETIC_TOLERANCE_PX or not found.outputs <= ARITHMETIC_TOLERANCE_OUTPUTS:
             raise EbaposeError(
@@ -149,7 +149,7 @@ def verify(module: torch.nn.Module, card: ModelCard, path: Path, *, half: bool) 
     return Verification(f"{len(crops)} {origin}", runtimes, storage)
 
 
-def _runtimes(path: Path) -> list[Runtime]:
+def installed_runtimes(path: Path) -> list[Runtime]:
     """Every installed runtime of a model file."""
     known: tuple[tuple[str, Callable[[Path], Runtime]], ...] = (
         ("openvino", OpenVINORuntime),

@@ -1,19 +1,21 @@
-"""What libjpeg complains about while it decodes: it does so on standard error only, and does not name the picture.
+"""What decoders print on the terminal: heard where it tells of damage, kept away where it is noise.
 
-So the process's standard error goes to a file for as long as one picture is decoded; what is in it afterwards, and is
-not libjpeg's, is passed on. Threads that decode JPEGs take turns, or nobody could tell whose complaint it is.
+libjpeg complains on standard error only, and does not name the picture. So the process's standard error goes to a file
+for as long as one picture is decoded; what is in it afterwards, and is not libjpeg's, is passed on. Threads that decode
+JPEGs take turns, or nobody could tell whose complaint it is.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 import tempfile
 import threading
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
+
+import cv2
 
 _STANDARD_ERROR = 2
 _LIBJPEG = re.compile(
@@ -24,10 +26,55 @@ _LIBJPEG = re.compile(
 _HARMLESS = re.compile(rb"extraneous bytes before marker 0x(?!d[0-7])|bad ICC marker|unknown JFIF|Unknown Adobe")
 
 
-@functools.cache
-def _ear(process: int) -> tuple[threading.Lock, IO[bytes]]:
-    """The lock and the file of this process: a forked child must share neither."""
-    return threading.Lock(), tempfile.TemporaryFile(buffering=0)
+_opencv_log: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 moved its log level there
+_SILENT = 0  # LOG_LEVEL_SILENT, which OpenCV 4 does not name
+
+
+class _State:
+    """What the threads of one process share."""
+
+    def __init__(self) -> None:
+        self.listening = threading.Lock()
+        self.file: IO[bytes] | None = None
+        self.counting = threading.Lock()
+        self.num_silent = 0  # threads that want OpenCV to be silent now
+        self.level = _SILENT  # OpenCV's before the first of them
+
+
+_state = _State()
+
+
+def _renew() -> None:
+    """In a forked child, which must share neither locks nor the file: the other threads are not there to free them."""
+    global _state
+    if _state.num_silent:
+        _opencv_log.setLogLevel(_state.level)
+    _state = _State()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew)
+
+
+@contextlib.contextmanager
+def silent_opencv() -> Iterator[None]:
+    """Keep OpenCV's own log lines off the terminal: what matters of them is said in one line of ours.
+
+    The level is the process's: the last of several threads brings back what the first one found.
+    """
+    state = _state
+    with state.counting:
+        if not state.num_silent:
+            state.level = _opencv_log.getLogLevel()
+            _opencv_log.setLogLevel(_SILENT)
+        state.num_silent += 1
+    try:
+        yield
+    finally:
+        with state.counting:
+            state.num_silent -= 1
+            if not state.num_silent:
+                _opencv_log.setLogLevel(state.level)
 
 
 @contextlib.contextmanager
@@ -36,8 +83,9 @@ def listening(complaints: list[str]) -> Iterator[None]:
 
     Complaints that do not touch the picture are left out. Without a standard error nothing is heard.
     """
-    lock, file = _ear(os.getpid())
-    with lock:
+    state = _state
+    with state.listening:
+        file = state.file = state.file or tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (as long as the process)
         try:
             usual = os.dup(_STANDARD_ERROR)
         except OSError:

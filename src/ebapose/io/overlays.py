@@ -11,15 +11,12 @@ from collections.abc import Callable, Iterator
 from os.path import isfile, lexists, realpath
 from pathlib import Path, PurePosixPath
 
-import cv2
-import numpy as np
-
 from ebapose.atomic import atomic_write
 from ebapose.errors import EbaposeError, InputError
+from ebapose.io.pictures import encode_picture
 from ebapose.structures import Frame, Poses, UInt8Array
 
 Draw = Callable[[UInt8Array, Poses], UInt8Array]
-JPEG_QUALITY = 92
 _MARK = b"ebapose overlay"  # a comment in our overlays
 
 # What keeps one file from being written while others can be
@@ -37,17 +34,14 @@ class Overlays:
     def write(self, frame: Frame, poses: Poses) -> None:
         """Draw and write a frame. Raises InputError where only this one cannot be, EbaposeError where none can."""
         target = self._target(frame)
-        image = cv2.cvtColor(self._draw(frame.image, poses), cv2.COLOR_RGB2BGR)
+        image = self._draw(frame.image, poses)
         try:
-            encoded, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        except cv2.error:  # beyond 65,500 px
-            encoded, data = False, np.zeros(0, np.uint8)
-        if not encoded:
-            height, width = frame.hw
-            raise InputError(f"{frame.name}: {width}x{height} px cannot be written as JPEG")
+            data = encode_picture(image)
+        except ValueError as error:
+            raise InputError(f"{frame.name}: {error}") from None
         try:
             with atomic_write(target, flush=False) as temporary:
-                temporary.write_bytes(_marked(data.tobytes()))
+                temporary.write_bytes(_marked(data))
         except OSError as error:
             why = f"{target}: cannot be written ({error.strerror})"
             if error.errno in _OF_THIS_NAME:

@@ -17,16 +17,14 @@ from __future__ import annotations
 import contextlib
 import stat
 import struct
-from collections.abc import Iterator
 from os.path import isdir
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from ebapose.errors import InputError
-from ebapose.io.complaints import listening
+from ebapose.io.complaints import listening, silent_opencv
 from ebapose.io.picture_formats import (
     MAX_PIXELS,
     SCANNERS,
@@ -47,8 +45,6 @@ _REDUCED = {
     4: cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION,
     8: cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION,
 }
-_opencv_log: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 moved its log level there
-_SILENT = 0  # LOG_LEVEL_SILENT, which OpenCV 4 does not name
 _SUPPORTED = "JPEG, PNG, WebP, BMP or TIFF expected"
 
 
@@ -136,15 +132,29 @@ def decode_image(data: bytes, name: str = "image", *, reduce: int = 1) -> UInt8A
         raise InputError(f"{name}: {error}") from None
 
 
-@contextlib.contextmanager
-def silent_opencv() -> Iterator[None]:
-    """Keep OpenCV's own log lines off the terminal: what matters of them is said in one line of ours."""
-    level = _opencv_log.getLogLevel()
-    _opencv_log.setLogLevel(_SILENT)
+def encode_picture(image: UInt8Array, suffix: str = ".jpg", quality: int = 92) -> bytes:
+    """The bytes of a picture file.
+
+    `cv2.imwrite` takes no path that is not UTF-8, so files are written from these.
+
+    Args:
+        image: RGB uint8 (H, W, 3).
+        suffix: of the format, ".jpg", ".jpeg" or ".png".
+        quality: of JPEG, up to 100.
+
+    Raises:
+        ValueError: the format cannot hold the picture: JPEG ends at 65,500 px.
+    """
+    options = [] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, quality]
     try:
-        yield
-    finally:
-        _opencv_log.setLogLevel(level)
+        with silent_opencv():
+            done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    except cv2.error:
+        done, data = False, np.zeros(0, np.uint8)
+    if not done:
+        kind = "PNG" if suffix == ".png" else "JPEG"
+        raise ValueError(f"{image.shape[1]}x{image.shape[0]} px cannot be written as {kind}")
+    return data.tobytes()
 
 
 def _decode_quietly(data: bytes, flags: int) -> np.ndarray | None:

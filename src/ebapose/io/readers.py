@@ -25,7 +25,7 @@ LARGEST_PX = 1e9  # no picture is larger; a box that is makes the crop's matrix 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImagePoses:
     """One entry of `poses.json`: the poses of a picture or of one video frame.
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from ebapose.errors import InputError
-from ebapose.io.pictures import silent_opencv
+from ebapose.io.complaints import silent_opencv
 from ebapose.io.video_av import for_ffmpeg
 from ebapose.io.video_source import (
     DEFAULT_FPS,

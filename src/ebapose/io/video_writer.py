@@ -22,7 +22,7 @@ import numpy as np
 
 from ebapose.atomic import atomic_write
 from ebapose.errors import EbaposeError
-from ebapose.io.pictures import silent_opencv
+from ebapose.io.complaints import silent_opencv
 from ebapose.io.video_av import for_ffmpeg, import_av
 from ebapose.structures import UInt8Array
 

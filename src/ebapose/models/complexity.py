@@ -55,13 +55,11 @@ class Complexity:
 
     Attributes:
         num_parameters: trainable numbers.
-        num_buffers: other numbers of the state dict (running statistics of the norms).
         layers: every layer that multiplies, in order of execution.
         other_layers: number of modules of each type that no convention counts.
     """
 
     num_parameters: int
-    num_buffers: int
     layers: tuple[LayerCost, ...]
     other_layers: dict[str, int]
 
@@ -102,7 +100,6 @@ def measure(model: PoseModel) -> Complexity:
         meta(torch.empty(1, 3, *meta.input_hw, device="meta"))
     return Complexity(
         num_parameters=sum(p.numel() for p in model.parameters()),
-        num_buffers=sum(b.numel() for name, b in model.named_buffers() if not name.endswith("num_batches_tracked")),
         layers=tuple(layers),
         other_layers=dict(other.most_common()),
     )

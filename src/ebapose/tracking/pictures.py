@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ebapose.atomic import atomic_write
 from ebapose.draw import DRAWN_SCORE
 from ebapose.errors import EbaposeError, MissingDependencyError
+from ebapose.io.pictures import encode_picture
 from ebapose.skeleton import Skeleton
 from ebapose.structures import Poses, UInt8Array
 from ebapose.tracking.angles import joint_angle_sigmas, joint_angles, joint_triplets
@@ -78,11 +79,8 @@ class ContactSheet:
 
     def save(self, path: Path) -> None:
         """Write the sheet as JPEG. Raises OSError."""
-        encoded, data = cv2.imencode(".jpg", cv2.cvtColor(self.image(), cv2.COLOR_RGB2BGR))
-        if not encoded:
-            raise OSError(f"{path}: cannot be encoded")
         with atomic_write(path) as temporary:
-            temporary.write_bytes(data.tobytes())
+            temporary.write_bytes(encode_picture(self.image()))
 
 
 @dataclass

@@ -29,23 +29,14 @@ class TrackCounts:
     Attributes:
         frames: given to the caller.
         detections: frames that the detector looked at.
-        persons: poses in all frames.
         identities: different track ids.
         reading: what went wrong while reading.
-        latencies_s: of the newest 300 frames, from the arrival of the frame to its poses.
     """
 
     reading: ReadCounts
     frames: int = 0
     detections: int = 0
-    persons: int = 0
     identities: set[int] = field(default_factory=set)
-    latencies_s: list[float] = field(default_factory=list)
-
-    @property
-    def latency_s(self) -> float:
-        """Median of `latencies_s`, 0 before the first frame."""
-        return float(np.median(self.latencies_s)) if self.latencies_s else 0.0
 
 
 class TrackedVideo:
@@ -132,9 +123,7 @@ class TrackedVideo:
             poses = self._smoother(poses, now_s)
         assert poses.track_ids is not None
         self.counts.frames += 1
-        self.counts.persons += len(poses)
         self.counts.identities.update(poses.track_ids.tolist())
-        self.counts.latencies_s = [*self.counts.latencies_s[-299:], self.since_arrival_s()]
         return poses
 
 

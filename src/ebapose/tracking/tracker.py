@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ebapose.codecs.decoded import SEGMENT_SHARE
 from ebapose.geometry import boxes as box_geometry
 from ebapose.structures import Boxes, Poses
 from ebapose.tracking.assignment import assign
@@ -21,7 +22,6 @@ from ebapose.tracking.motion import FOLLOWED_STD, BoxMotion
 
 Float64Array = NDArray[np.float64]
 
-BODY_AREA = 0.53  # of the box: the usual share in COCO, for OKS without segment areas
 MAX_COST = 0.8  # of a pair of track and detection; 0: same box and same pose
 CROWDED_IOU = 0.15  # boxes that overlap more may be mixed up: then every frame is looked at
 SLOW_S = 0.5  # between frames: beyond, waiting for another frame to believe in somebody would lose them
@@ -237,7 +237,7 @@ class Tracker:
         moved = track.keypoints + (motion.center - track.motion.center)
         distance_sq = ((poses.keypoints.astype(np.float64) - moved) ** 2).sum(axis=-1)
         predicted = (np.nan_to_num(poses.sigmas_px.astype(np.float64), nan=0.0, posinf=0.0) ** 2).mean(axis=-1)
-        area = BODY_AREA * np.sqrt(motion.scale**2 * box_geometry.area(poses.boxes.xyxy))
+        area = SEGMENT_SHARE * np.sqrt(motion.scale**2 * box_geometry.area(poses.boxes.xyxy))
         spread = area[:, None] * (2 * np.asarray(poses.skeleton.sigmas)) ** 2 + predicted + track.variances
         weights = np.sqrt(track.scores * poses.scores) + 1e-9
         return np.asarray((weights * np.exp(-distance_sq / (2 * spread))).sum(axis=1) / weights.sum(axis=1))

@@ -20,10 +20,13 @@ from ebapose.training.loader import Batch
 
 @contextlib.contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Around what is written in a run's folder. Raises EbaposeError, one line, where that fails (a full disk)."""
+    """Around what is written in a run's folder. Raises EbaposeError, one line, where that fails (a full disk).
+
+    TensorBoard takes no folder whose name is not UTF-8.
+    """
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UnicodeError) as error:
         cause = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise EbaposeError(f"{out}: the run's files cannot be written ({cause})") from error
 
