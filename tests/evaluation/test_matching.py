@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from ebapose.evaluation.coco_ap import coco_ap
 from ebapose.evaluation.inputs import read_annotations, read_results
 from ebapose.evaluation.matching import match_persons
 from pose_sets import STANDING, annotation, dataset, result
@@ -45,14 +47,23 @@ def test_of_several_poses_for_one_annotation_the_best_scored_one_counts():
     assert match(people, results, "gt").pose_of.tolist() == [1]
 
 
-def test_poses_on_crowds_and_past_the_twentieth_are_ignored():
+def test_poses_on_crowds_are_ignored():
     people = [annotation(1, 1, STANDING, iscrowd=1), annotation(2, 2, STANDING, 0)]
     results = [result(1, STANDING), result(2, STANDING), result(1, STANDING + 500)]
     matches = match(people, results, "detector", (1, 2))
     assert matches.pose_of.tolist() == [-1, -1]
     assert matches.ignored.tolist() == [True, True, False]
-    many = [result(1, STANDING + 1000, s) for s in np.linspace(0.9, 0.1, 25)]
-    assert match(people, many, "detector", (1, 2)).ignored.tolist() == [False] * 20 + [True] * 5
+
+
+def test_every_person_of_a_crowded_picture_has_its_pose():
+    """COCO's 20 poses per picture are a rule of AP alone."""
+    people = [annotation(i + 1, 1, STANDING + 500 * i) for i in range(30)]
+    results = [result(1, STANDING + 500 * i, 0.9 - 0.02 * i) for i in range(30)]
+    for mode in ("gt", "detector"):
+        matches = match(people, results, mode)
+        assert matches.pose_of.tolist() == list(range(30))
+        assert not matches.ignored.any()
+    assert coco_ap(dataset(people, (1,)), results, "gt").stats["AR"] == pytest.approx(2 / 3)
 
 
 def test_nobody_on_either_side():

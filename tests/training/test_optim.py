@@ -89,6 +89,21 @@ def test_every_optimizer_fits_a_linear_rule(name):
     assert losses[-1] < 0.1 * losses[0]
 
 
+def test_decay_is_what_the_recipe_says_and_adam_has_none_of_its_own():
+    """One step without a gradient: adamw takes its share, adam leaves everything in place."""
+    for chosen, share in (({}, 1e-4), ({"name": "adam"}, 0.0), ({"weight_decay": 0.2}, 2e-3)):
+        model = network()
+        before = model[0].weight.detach().clone()
+        optimizers = build_optimizers(model, config(**chosen))
+        set_lr(optimizers, 0.01)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        for optimizer in optimizers:
+            optimizer.step()
+        torch.testing.assert_close(model[0].weight.detach(), before * (1 - share))
+    assert config(name="adam", weight_decay=0.1).weight_decay == 0.1
+
+
 def test_muon_with_learning_rates_of_its_own_for_a_layer():
     model = network()
     matrices, rest = build_optimizers(model, config(name="muon", lr_factors={"3": 10}))

@@ -43,12 +43,15 @@ def train_with_overrides(arguments: Sequence[str]) -> int:
             raise UsageError("train: the recipe is missing: ebapose train RECIPE.yaml --out DIR")
     options = tyro.cli(_TrainOptions, prog="ebapose train", args=own)
     config = load_train_config(options.recipe, overrides)
-    from ebapose.training.loop import train as run_training  # a wrong recipe must not wait for torch
+    from accelerate import PartialState  # a wrong recipe must not wait for torch
+
+    from ebapose.training.loop import train as run_training
     from ebapose.training.start import keep_freed_memory
 
     keep_freed_memory()
     result = run_training(config, options.out, options.resume)
-    print(result.summary())
+    if PartialState().is_main_process:
+        print(result.summary())
     return 130 if result.finished == "interrupted" else 0
 
 

@@ -100,10 +100,10 @@ def average_precision(annotations: Annotations, results: Results) -> float:
 
 @dataclass(frozen=True, eq=False)
 class ImageOks:
-    """OKS of the best poses of one picture with its annotated persons.
+    """OKS of the poses of one picture with its annotated persons.
 
     Attributes:
-        poses: (D,) rows of the results, best score first, at most `MAX_POSES`.
+        poses: (D,) rows of the results, best score first.
         persons: (G,) rows of the annotations.
         oks: (D, G), crowds and unlabelled persons as COCO compares them.
     """
@@ -113,14 +113,19 @@ class ImageOks:
     oks: NDArray[np.float64]
 
 
-def image_oks(truth: Annotations, poses: Results) -> dict[int, ImageOks]:
-    """`ImageOks` of every picture that has poses, by picture id. One pass over all pairs, in bounded memory."""
+def image_oks(truth: Annotations, poses: Results, at_most: int | None = None) -> dict[int, ImageOks]:
+    """`ImageOks` of every picture that has poses, by picture id. One pass over all pairs, in bounded memory.
+
+    Args:
+        truth, poses: what was read.
+        at_most: poses of a picture, the best scored ones; None: all.
+    """
     none = np.zeros(0, np.intp)
     persons_on = {int(truth.person_image_ids[rows[0]]): rows for rows in group_rows(truth.person_image_ids)}
     found: list[tuple[int, NDArray[np.intp], NDArray[np.intp]]] = []
     for rows in group_rows(poses.image_ids):
         image_id = int(poses.image_ids[rows[0]])
-        ranked = rows[np.argsort(-poses.scores[rows], kind="stable")][:MAX_POSES]
+        ranked = rows[np.argsort(-poses.scores[rows], kind="stable")][:at_most]
         found.append((image_id, ranked, persons_on.get(image_id, none)))
     pose_rows = np.concatenate([none, *(np.repeat(ranked, len(people)) for _, ranked, people in found)])
     person_rows = np.concatenate([none, *(np.tile(people, len(ranked)) for _, ranked, people in found)])
@@ -221,7 +226,7 @@ def run_cocoeval(truth: Annotations, poses: Results, areas: Sequence[str] = AREA
     params.areaRng = [r for r, name in zip(params.areaRng, AREA_NAMES, strict=True) if name in areas]
     params.areaRngLbl = list(areas)
     # The library computes OKS picture by picture in Python; ours, all at once, is several times faster.
-    similarity = image_oks(truth, poses)
+    similarity = image_oks(truth, poses, MAX_POSES)
     evaluator.computeOks = lambda image_id, _category: similarity[image_id].oks
     evaluator.evaluate()
     evaluator.accumulate()

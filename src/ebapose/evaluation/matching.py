@@ -1,7 +1,7 @@
 """Which predicted pose stands for which annotated person.
 
-AP does its own matching at every threshold. Everything else (PCK, calibration, kinds of errors) needs one answer,
-given here.
+AP does its own matching at every threshold, among the 20 best poses of a picture. Everything else (PCK, calibration,
+kinds of errors) needs one answer, given here, among all poses.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ class Matches:
     Attributes:
         pose_of: (N,) row of the results for each annotated person, -1 where none was found.
         oks: (N,) OKS of that pose; NaN where none was found or nothing is labelled.
-        ignored: (P,) poses that belong to a crowd or an unlabelled person, or come after the 20 best of their
-            picture: neither right nor wrong.
+        ignored: (P,) poses that belong to a crowd or an unlabelled person: neither right nor wrong.
     """
 
     pose_of: NDArray[np.intp]
@@ -66,11 +65,10 @@ def match_persons(truth: Annotations, poses: Results, box_mode: BoxMode, min_oks
     check_box_mode(box_mode)
     pose_of = np.full(len(truth), -1, np.intp)
     person_oks = np.full(len(truth), np.nan)
-    ignored = np.ones(len(poses), bool)  # those after the best of their picture stay so
+    ignored = np.zeros(len(poses), bool)
     row_of_id = {int(i): row for row, i in enumerate(truth.ids)}
     for image in image_oks(truth, poses).values():
         ranked, people, similarity = image.poses, image.persons, image.oks
-        ignored[ranked] = False
         column_of = {int(person): column for column, person in enumerate(people)}
         free = truth.counted[people]
         waiting = []

@@ -158,7 +158,8 @@ class OptimConfig(Config, use_attribute_docstrings=True):
     lr: float = Field(gt=0)
     """Peak learning rate for `batch_size` samples per step."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Each step takes away this share of a weight, times lr; norms and biases keep theirs."""
+    """Each step takes away this share of a weight, times lr; norms and biases keep theirs. With "adam", where it is 0
+    if not given, this share is added to the gradient instead: far more where gradients are small."""
     betas: tuple[_BelowOne, _BelowOne] = (0.9, 0.999)
     """Of Adam: decay of the means of gradient and squared gradient."""
     eps: float = Field(default=1e-8, gt=0)
@@ -182,6 +183,12 @@ class OptimConfig(Config, use_attribute_docstrings=True):
     """Largest norm of the gradient; nothing: not clipped."""
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     """Decay per step of the running mean of the weights, which is what is validated and written; 0: no averaging."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _adam_without_decay(cls, data: Any) -> Any:
+        """The references train by plain Adam; decay that it normalises moves every weight by lr."""
+        return {"weight_decay": 0.0, **data} if isinstance(data, Mapping) and data.get("name") == "adam" else data
 
     @model_validator(mode="after")
     def _consistent(self) -> OptimConfig:

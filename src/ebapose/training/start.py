@@ -73,7 +73,10 @@ def build_model(
     state_dict, before = load_weights(path)
     notes = [f"from the weights {path.name} ({before.name})"]
     if before.architecture != model.architecture and not config.model.new_head:
-        raise UsageError(f"model.weights: {path} holds {before.architecture}, the recipe trains {model.architecture}")
+        raise UsageError(
+            f"model.weights: {path} holds {before.architecture}, the recipe trains {model.architecture}; "
+            "model.new_head true takes the tensors that fit by name and shape"
+        )
     if not config.model.new_head:
         refuse_other_skeleton(skeleton, "the training data", before.skeleton, f"the weights {path}")
     if before.architecture == model.architecture and not older:
