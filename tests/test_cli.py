@@ -229,6 +229,10 @@ def test_bad_boxes_are_named_and_good_ones_are_used(run: Callable[..., Finished]
         (("--save", "--quiet"), "--save: name at least one"),
         (("--boxes", "b.json", "--whole-image"), "--boxes and --whole-image exclude each other"),
         (("--detector-score", "nan"), "detector score nan: must lie in 0..1"),
+        (("--min-score", "nan"), "the lowest score of drawn keypoints must lie in 0..1, not nan"),
+        (("--min-score", "7"), "the lowest score of drawn keypoints must lie in 0..1, not 7"),
+        (("--fps", "0"), "frames per second: 0 is not possible"),
+        (("--save", "plots", "sheet"), "plots, sheet: written for videos, not for pictures"),
     ],
 )
 def test_requests_that_make_no_sense(
@@ -382,6 +386,22 @@ def test_an_interruption_has_its_own_code(run: Callable[..., Finished], monkeypa
     monkeypatch.setattr("ebapose.inference.run.predict_sources", interrupted)
     done = run("predict", EXAMPLES, "--whole-image")
     assert (done.code, done.lines) == (130, ["ebapose: interrupted; what was finished is written"])
+
+
+def test_a_thread_that_is_still_at_work_does_not_see_the_end_of_the_interpreter() -> None:
+    """Coming back from a batch then would abort the process."""
+    code = (
+        "import atexit, threading, time, ebapose.cli as cli\n"
+        "atexit.register(print, 'torn down')\n"
+        "cli.main = lambda: print('interrupted') or 130\n"
+        "if {busy}: threading.Thread(target=time.sleep, args=(60,), name='ebapose-ahead', daemon=True).start()\n"
+        "cli.command()"
+    )
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    for busy, out in ((True, "interrupted\n"), (False, "interrupted\ntorn down\n")):
+        words = [sys.executable, "-c", code.format(busy=busy)]
+        done = subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=50)
+        assert (done.returncode, done.stdout, done.stderr) == (130, out, "")
 
 
 def test_version(run: Callable[..., Finished]) -> None:

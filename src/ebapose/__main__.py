@@ -1,7 +1,5 @@
 """`python -m ebapose` is `ebapose`."""
 
-import sys
+from ebapose.cli import command
 
-from ebapose.cli import main
-
-sys.exit(main())
+command()

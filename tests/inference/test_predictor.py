@@ -165,6 +165,22 @@ def test_one_picture_one_result_several_pictures_a_list(predictor: Predictor, ex
     assert predictor([]) == []
 
 
+def test_whatever_numpy_makes_an_array_of_is_a_picture(predictor: Predictor, examples: list[Frame]) -> None:
+    class Picture:  # as PIL's
+        def __init__(self, image: np.ndarray) -> None:
+            self.image, self.__array_interface__ = image, image.__array_interface__
+
+    image = examples[1].image
+    for found in (predictor(Picture(image)), predictor([Picture(image)])[0]):  # type: ignore[call-overload]
+        np.testing.assert_array_equal(found.keypoints, predictor(image).keypoints)
+
+
+@pytest.mark.parametrize(("thing", "kind"), [("a.jpg", "str"), (Path("a.jpg"), "PosixPath|WindowsPath"), (None, "No")])
+def test_what_is_no_array_is_refused(thing: object, kind: str, predictor: Predictor) -> None:
+    with pytest.raises(InputError, match=rf"expected an RGB uint8 array \(H, W, 3\), .* got a ({kind})"):
+        predictor(thing)  # type: ignore[call-overload]
+
+
 @pytest.mark.parametrize("picture", [np.zeros((5, 5), np.uint8), np.zeros((5, 5, 4), np.uint8), np.zeros((5, 5, 3))])
 def test_what_is_no_picture_is_refused(picture: np.ndarray, predictor: Predictor) -> None:
     with pytest.raises(InputError, match=r"expected an RGB uint8 array \(H, W, 3\)"):

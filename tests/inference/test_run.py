@@ -17,6 +17,7 @@ import pytest
 
 from ebapose.card import ModelCard
 from ebapose.errors import EbaposeError, UsageError
+from ebapose.inference import predictor as predictor_module
 from ebapose.inference import run
 from ebapose.inference.detector import NanoDet, WholeImage
 from ebapose.inference.predictor import Predictor
@@ -129,6 +130,17 @@ def test_only_a_few_pictures_are_held(
     # a batch, both queues, and one in the hands of each stage
     assert max(most) <= 4 + 2 * run.AHEAD + 4
     assert alive == []
+
+
+def test_large_pictures_do_not_wait_for_a_full_batch(
+    network: tuple[Runtime, ModelCard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[int] = []
+    monkeypatch.setattr(predictor_module, "MOST_BYTES", 2 * 64 * 64 * 3)
+    predictor = Predictor(network[1], network[0], WholeImage(), batch_size=16)
+    most = [len(alive) for _ in predictor.stream(made_frames(alive, 20))]
+    assert len(most) == 20
+    assert max(most) <= 4
 
 
 def test_an_error_of_any_stage_ends_all_of_them(

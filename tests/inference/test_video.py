@@ -25,6 +25,7 @@ from ebapose.inference import video as video_module
 from ebapose.inference.run import predict_sources
 from ebapose.inference.video import VideoOptions, predict_video
 from ebapose.io import video_table
+from ebapose.io.overlays import is_overlay
 from ebapose.io.video import open_video
 from io_video_files import write_clip
 
@@ -270,6 +271,20 @@ def test_files_of_others_survive(clip: Path, tmp_path: Path, predictor: ebapose.
     assert {name: (tmp_path / name).read_bytes() for name in mine} == mine
     made = sorted(path.name for path in tmp_path.glob("*.mp4") if path.name not in (*mine, "copy.mp4"))
     assert made == ["copy_pose_2.mp4", "walk.v1_2.mp4"]
+
+
+@pytest.mark.parametrize("name", ["walk.v1_sheet.jpg", "walk.v1_summary.json", "walk.v1_plots/track_0001.png"])
+def test_every_kind_of_file_of_others_survives(
+    name: str, clip: Path, tmp_path: Path, predictor: ebapose.Predictor
+) -> None:
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_bytes(b"precious")
+    for _ in range(2):
+        predict_video(predictor, clip, tmp_path, ("sheet", "plots"), VideoOptions(seconds=0.05), draw=draw)
+        assert mine.read_bytes() == b"precious"
+        assert is_overlay(tmp_path / "walk.v1_2_sheet.jpg")
+    assert not list(tmp_path.glob("walk.v1_3*"))
 
 
 def test_a_run_that_cannot_start_leaves_the_tables_of_the_last(

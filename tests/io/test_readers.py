@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from ebapose.errors import InputError
-from ebapose.io.readers import find_entry, image_id_from_name, read_detections, read_image_ids, read_poses_json
+from ebapose.io.readers import (
+    find_entry,
+    image_id_from_name,
+    read_detections,
+    read_image_ids,
+    read_poses_json,
+    with_bare_names,
+)
 
 
 def put(path: Path, data: Any) -> Path:
@@ -75,6 +82,10 @@ def test_find_entry(tmp_path: Path) -> None:
     assert width("/x/stem.png") == 2
     assert width("/data/a/b.jpg") == 3
     assert width("b.jpg") is None
+    boxes = with_bare_names({**boxes, "x/c.jpg": boxes["a/b.jpg"], "y/c.jpg": boxes["a/b.jpg"]})
+    assert width("b.jpg") == 3
+    assert width("x/c.jpg") == 3
+    assert width("c.jpg") is None  # two have this name
     assert width("000000000001.jpg") is None
 
 

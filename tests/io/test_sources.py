@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from ebapose.io.overlays import marked
 from ebapose.io.sources import FailedInput, Source, list_sources, natural_key, read_frames
 from ebapose.structures import Frame
 
@@ -63,6 +64,30 @@ def test_the_output_folder_is_not_read(tmp_path: Path) -> None:
     assert stems(tmp_path, exclude=tmp_path / "out") == ["a"]
     assert stems(tmp_path / "**" / "*.jpg", exclude=tmp_path / "out") == ["a"]
     assert stems(tmp_path / "out", exclude=tmp_path / "out") == ["a"]  # asked for by name
+    for folder in (tmp_path, tmp_path.parent, "/"):  # and so is what a pattern names
+        assert stems(tmp_path / "*.jpg", exclude=folder) == ["a"]
+    assert stems(tmp_path / "out" / "*.jpg", exclude=tmp_path / "out") == ["a"]
+
+
+def test_a_pattern_of_the_working_folder_may_be_written_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "p" / "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert stems("p/*.jpg", exclude=".") == stems("./p/*.jpg", exclude="p") == ["a"]
+
+
+def test_what_an_earlier_run_has_drawn_is_no_picture_to_look_at(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path / "a.jpg")
+    drawn = tmp_path / "a_pose.jpg"
+    drawn.write_bytes(marked((tmp_path / "a.jpg").read_bytes()))
+    for source in (tmp_path, tmp_path / "*.jpg"):
+        assert stems(source) == ["a"]
+        assert caplog.messages.pop() == f"{source}: 1 pictures skipped that an earlier run has drawn"
+        caplog.clear()
+    assert stems(drawn) == ["a_pose"]  # asked for by name
 
 
 def test_folders_that_links_lead_to_are_read_once(tmp_path: Path) -> None:

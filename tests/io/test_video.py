@@ -187,13 +187,13 @@ def test_cut_off_where_the_number_of_frames_is_unknown(tmp_path: Path, suffix: s
     assert reader.counts.missing > 10
 
 
-def test_file_that_was_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_file_that_was_cut_off(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", 60, options={"movflags": "faststart"})
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     frames, reader = read(path)
     assert 10 < len(frames) < 50
     assert reader.counts.missing + reader.counts.corrupt + len(frames) == 60
-    assert "the file ends early" in caplog.text
+    assert reader.counts.missing > 0
 
 
 def test_a_trimmed_file_is_not_cut_off(tmp_path: Path) -> None:

@@ -8,11 +8,15 @@ Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import logging
+import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import tyro
 
@@ -58,8 +62,23 @@ VERBS: dict[str, Callable[..., int]] = {
 }
 
 
+def command() -> NoReturn:
+    """The `ebapose` command: `main`, and the end of the process.
+
+    A thread of an interrupted run may still be in the middle of a batch. It must not come back while the interpreter is
+    torn down, which ends in an abort; what the run has written is complete by now.
+    """
+    code = main()
+    if any(thread.name.startswith("ebapose-") for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the `ebapose` command; returns the exit code."""
+    """Run the `ebapose` command with these arguments (default: the process's); returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may not be in the terminal's encoding

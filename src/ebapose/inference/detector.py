@@ -20,7 +20,7 @@ from ebapose.card import card_path, sha256_of
 from ebapose.errors import InputError, ModelFileError, UsageError
 from ebapose.geometry import boxes as geometry
 from ebapose.inference.runtime import Runtime, open_plain
-from ebapose.io.readers import find_entry
+from ebapose.io.readers import find_entry, with_bare_names
 from ebapose.structures import Boxes, Frame
 
 
@@ -56,7 +56,7 @@ class GivenBoxes:
         score_threshold: float = 0.0,
         unusable: Mapping[int | str, Sequence[str]] | None = None,
     ) -> None:
-        self._boxes, self._unusable = boxes, unusable or {}
+        self._boxes, self._unusable = with_bare_names(boxes), with_bare_names(unusable or {})
         self._score_threshold = score_threshold
 
     def __call__(self, frame: Frame) -> Boxes:

@@ -29,6 +29,8 @@ from ebapose.structures import Boxes, Frame, ImageLike, Poses, UInt8Array
 if TYPE_CHECKING:
     from ebapose.tracking.stream import TrackedVideo
 
+MOST_BYTES = 2**28  # of pictures that wait for a batch to fill up
+
 
 @dataclass
 class StageTimes:
@@ -121,7 +123,8 @@ class Predictor:
         """Poses of one picture, or of each of several.
 
         Args:
-            images: RGB uint8 (H, W, 3) array or `Frame`, or a sequence of them.
+            images: RGB uint8 (H, W, 3) array (or what NumPy makes one of: a PIL picture) or `Frame`, or a sequence of
+                them.
             boxes: person boxes in image px, (N, 4) left, top, right, bottom, or `Boxes`; for several pictures one
                 such entry each. Without boxes the detector looks for persons.
 
@@ -131,10 +134,15 @@ class Predictor:
         Raises:
             InputError: an array is no picture, or a box has no area or lies outside its picture.
         """
+        if hasattr(images, "__array_interface__") or hasattr(images, "__array__"):  # a PIL picture, a tensor
+            images = np.asarray(images)
         if isinstance(images, Frame) or (isinstance(images, np.ndarray) and images.ndim == 3):
             return self._predict_all([images], None if boxes is None else [boxes])[0]  # type: ignore[list-item]
         if isinstance(images, np.ndarray) and images.ndim != 4:
             raise InputError(f"expected an RGB uint8 array (H, W, 3) or a sequence of them, got shape {images.shape}")
+        if isinstance(images, str) or not isinstance(images, Iterable):
+            kind = type(images).__name__
+            raise InputError(f"expected an RGB uint8 array (H, W, 3), a Frame or a sequence of them, got a {kind}")
         given = None if boxes is None else list(boxes)  # type: ignore[arg-type]
         return self._predict_all(list(images), given)
 
@@ -181,8 +189,8 @@ class Predictor:
                 owners.append(job)
                 if len(crops) == self.batch_size:
                     self._run(crops, owners)
-            # A frame without persons, or many frames with few, must not pile up behind an unfilled batch.
-            if len(jobs) >= self.batch_size:
+            # Frames without or with few persons, or large ones, must not pile up behind an unfilled batch.
+            if len(jobs) >= self.batch_size or sum(job.frame.image.nbytes for job in jobs) > MOST_BYTES:
                 self._run(crops, owners)
             while jobs and not jobs[0].waiting:
                 yield self._finish(jobs.pop(0))

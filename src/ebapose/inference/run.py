@@ -92,6 +92,8 @@ def predict_sources(
         UsageError, MissingDependencyError: nothing was started.
         EbaposeError: the results cannot be written (the disk is full, say).
     """
+    if not 0 <= min_score <= 1:
+        raise UsageError(f"the lowest score of drawn keypoints must lie in 0..1, not {min_score:g}")
     summary = RunSummary(out_dir)
     start = time.perf_counter()
     spent = {"read": 0.0, "draw": 0.0, "write": 0.0}
@@ -135,6 +137,13 @@ def predict_sources(
     listed = list(list_sources([s for s in sources if s not in streams], exclude=out_dir))
     files = [source for source in listed if not (isinstance(source, Source) and source.is_video)]
     videos = [(s.name, s.stem) for s in listed if isinstance(s, Source) and s.is_video] + [(s, "") for s in streams]
+    picture_formats = [name for name in FORMATS if name in formats]
+    if not picture_formats and any(isinstance(file, Source) for file in files):
+        why = f"{', '.join(formats)}: written for videos, not for pictures"
+        if not videos:
+            raise UsageError(why)
+        fail(why)
+        files = [file for file in files if isinstance(file, FailedInput)]
     total = len(files)
     on_start(total)
 
@@ -149,8 +158,8 @@ def predict_sources(
         total += frames
         on_start(total)
 
-    picture_formats = [name for name in FORMATS if name in formats] if files else []
-    with StopSignals() as signals, PoseWriter(out_dir, picture_formats, draw=draw, image_id=image_id) as writer:
+    writing = picture_formats if files else []
+    with StopSignals() as signals, PoseWriter(out_dir, writing, draw=draw, image_id=image_id) as writer:
         try:
             frames = _ahead(readable(files, writer), stop)
             for frame, poses, problems, _ in _ahead(predictor.stream(frames), stop):
@@ -232,7 +241,7 @@ def _ahead(items: Iterator[T], stop: threading.Event) -> Iterator[T]:
         else:
             hand_over(None)
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=work, name="ebapose-ahead", daemon=True)
     thread.start()
     try:
         while not stop.is_set():
@@ -249,4 +258,4 @@ def _ahead(items: Iterator[T], stop: threading.Event) -> Iterator[T]:
         stop.set()
         raise
     finally:
-        thread.join(timeout=2.0)  # a read that hangs (a list on standard input) must not keep the process
+        thread.join(timeout=2.0)  # a read that hangs (a list on standard input) must not keep the process, see `cli`

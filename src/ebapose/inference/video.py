@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection
@@ -35,6 +36,8 @@ Draw = Callable[[UInt8Array, Poses], UInt8Array]
 SUMMARY = "_summary.json"
 SUMMARY_FORMAT = "ebapose-video"
 
+SHEET, PLOTS = "_sheet.jpg", "_plots"
+_ENDINGS = (".mp4", *TABLE_SUFFIXES.values(), SHEET, PLOTS, SUMMARY)  # of all that a video becomes
 _LONGEST_ENDING = 32  # bytes: of names as they grow, with a number
 _logger = logging.getLogger(__name__)
 
@@ -63,6 +66,8 @@ class VideoOptions:
         for value, what in ((self.detect_every_s, "seconds between detections"), (self.seconds, "length in seconds")):
             if value is not None and not value >= 0:
                 raise UsageError(f"{what}: {value:g} is not possible")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise UsageError(f"frames per second: {self.fps:g} is not possible")
 
 
 @dataclass
@@ -215,7 +220,7 @@ def _free_target(out_dir: Path, stem: str, original: Path | None, taken: set[str
 def _is_foreign(target: Path) -> bool:
     """Whether files of these names are there and no summary of ours says that they came from an earlier run."""
     # os.path's: before Python 3.14 pathlib's raises for a path that is too long
-    if not any(exists(_beside(target, ending)) for ending in (".mp4", *TABLE_SUFFIXES.values())):  # noqa: PTH110
+    if not any(exists(_beside(target, ending)) for ending in _ENDINGS):  # noqa: PTH110
         return False
     try:
         summary = json.loads(_beside(target, SUMMARY).read_text(encoding="utf-8"))
@@ -367,10 +372,10 @@ class _Run:
         if self._writer is not None:
             completions.append((self._writer.path, self._writer.close))
         if self._sheet is not None and self.summary.frames:
-            path, sheet = _beside(self.target, "_sheet.jpg"), self._sheet
+            path, sheet = _beside(self.target, SHEET), self._sheet
             completions.append((path, lambda: sheet.save(path)))
         if self._plots is not None:
-            folder, plots = _beside(self.target, "_plots"), self._plots
+            folder, plots = _beside(self.target, PLOTS), self._plots
             completions.append((folder, lambda: plots.save(folder)))
         return completions
 

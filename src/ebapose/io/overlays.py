@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import itertools
 from collections.abc import Callable, Iterator
-from os.path import isfile, lexists, realpath
+from os.path import isfile, realpath
 from pathlib import Path, PurePosixPath
 
 from ebapose.atomic import atomic_write
@@ -41,7 +41,7 @@ class Overlays:
             raise InputError(f"{frame.name}: {error}") from None
         try:
             with atomic_write(target, flush=False) as temporary:
-                temporary.write_bytes(_marked(data))
+                temporary.write_bytes(marked(data))
         except OSError as error:
             why = f"{target}: cannot be written ({error.strerror})"
             if error.errno in _OF_THIS_NAME:
@@ -81,18 +81,23 @@ def overlay_paths(out_dir: Path, frame: Frame) -> Iterator[Path]:
         yield out_dir / f"{stem}_pose_{number}.jpg"
 
 
-def _marked(jpeg: bytes) -> bytes:
+def marked(jpeg: bytes) -> bytes:
     """A JPEG with our mark as a comment after its first segment, which JFIF wants to be its own."""
     end = 4 + int.from_bytes(jpeg[4:6], "big")
     return jpeg[:end] + b"\xff\xfe" + (len(_MARK) + 2).to_bytes(2, "big") + _MARK + jpeg[end:]
 
 
-def _is_foreign(path: Path) -> bool:
-    """Whether a file is there that is no overlay of ours: somebody's picture, which must survive."""
+def is_overlay(path: Path) -> bool:
+    """Whether this is a JPEG that an earlier run has drawn, by its mark; False where it cannot be read."""
+    if path.suffix.lower() != ".jpg":
+        return False
     try:
         with path.open("rb") as file:
-            return _MARK not in file.read(64)
-    except PermissionError:
-        return lexists(path)
-    except OSError:  # not there; or of a name that cannot be written either
+            return _MARK in file.read(64)
+    except OSError:
         return False
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is there that is no overlay of ours: somebody's picture, which must survive."""
+    return isfile(path) and not is_overlay(path)  # noqa: PTH113 (as above)

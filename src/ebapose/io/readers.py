@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -185,6 +185,14 @@ def find_entry(entries: Mapping[int | str, T], name: str) -> T | None:
         return entries.get(image_id_from_name(name))
     except InputError:
         return None
+
+
+def with_bare_names(entries: Mapping[int | str, T]) -> dict[int | str, T]:
+    """The entries, and those under a file name with folders under the bare name, too, where only one has it."""
+    names = [key for key in entries if isinstance(key, str)]
+    times = Counter(PurePath(name).name for name in names)
+    bare: dict[int | str, T] = {PurePath(name).name: entries[name] for name in names if times[PurePath(name).name] == 1}
+    return {**bare, **entries}
 
 
 def image_id_from_name(name: str) -> int:

@@ -33,6 +33,7 @@ from typing import TextIO
 import numpy as np
 
 from ebapose.errors import EbaposeError, InputError
+from ebapose.io.overlays import is_overlay
 from ebapose.io.pictures import PICTURE_SUFFIXES, read_image
 from ebapose.io.video import open_video, without_secrets
 from ebapose.structures import Frame, UInt8Array
@@ -150,6 +151,7 @@ class _Lister:
     stdin: TextIO | None
     exclude: str | Path | None
     used: dict[str, Path] = field(default_factory=dict)  # stem, case folded -> the file that has it
+    numbers: Counter[str] = field(default_factory=Counter)  # stem, case folded -> how many got a number
 
     def expand(self, source: str, *, in_list: bool = False) -> Iterator[Source | FailedInput]:
         """Files of one source. A list inside of a list is not followed."""
@@ -198,7 +200,7 @@ class _Lister:
     def _from_folder(self, folder: Path) -> Iterator[Source | FailedInput]:
         skipped: Counter[str] = Counter()
         unreadable: list[OSError] = []
-        pictures = videos = 0
+        pictures = videos = drawn = 0
         seen: set[tuple[int, int]] = set()
         waiting = [str(folder)]  # folders that links lead to come last, and each folder once: links may form a circle
         while waiting:
@@ -217,14 +219,16 @@ class _Lister:
                     suffix = path.suffix.lower()
                     if name.startswith("."):
                         continue
-                    if suffix in PICTURE_SUFFIXES:
+                    if is_overlay(path):
+                        drawn += 1
+                    elif suffix in PICTURE_SUFFIXES:
                         pictures += 1
                         yield self._source(path, folder)
                     elif suffix in VIDEO_SUFFIXES:
                         videos += 1
                     else:
                         skipped[suffix or name] += 1
-        _report_skipped(str(folder), skipped)
+        _report_skipped(str(folder), skipped, drawn)
         for error in unreadable:
             yield _failed(str(error.filename), f"the folder cannot be read ({error.strerror})")
         hint = f"{videos} video{'s' if videos > 1 else ''} skipped: name each, or a pattern such as {folder}/*.mp4"
@@ -238,17 +242,20 @@ class _Lister:
         fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
         base = Path(*parts[:fixed])
         skipped: Counter[str] = Counter()
-        found = False
+        found, drawn = False, 0
         for match in sorted(glob.glob(pattern, recursive=True), key=natural_key):  # noqa: PTH207 (pathlib finds hidden files)
             path = Path(match)
-            if isdir(path) or any(self._is_excluded(parent) for parent in path.parents):
+            inside = path.relative_to(base).parents  # what the pattern names outright is meant
+            if isdir(path) or any(self._is_excluded(base / parent) for parent in inside if parent.parts):
                 continue
-            if path.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES:
+            if is_overlay(path):
+                drawn += 1
+            elif path.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES:
                 found = True
                 yield self._source(path, base)
             else:
                 skipped[path.suffix.lower() or path.name] += 1
-        _report_skipped(pattern, skipped)
+        _report_skipped(pattern, skipped, drawn)
         if not found:
             yield _failed(pattern, "no picture or video matches this pattern")
 
@@ -256,27 +263,27 @@ class _Lister:
         return self.exclude is not None and realpath(folder) == realpath(self.exclude)
 
     def _source(self, path: Path, base: Path | None) -> Source:
-        for stem in _stems(path, base, beside=self.used):
+        for stem in self._stems(path, base):
             if self.used.setdefault(stem.casefold(), path) is path:
                 return Source(path, stem)
         raise AssertionError("unreachable: there is always a further number")
 
-
-def _stems(path: Path, base: Path | None, beside: dict[str, Path]) -> Iterator[str]:
-    """Stems that a file may get, best first, without end."""
-    relative = path.relative_to(base) if base is not None else Path(path.name)
-    stem = relative.with_suffix("") if relative.name else Path("picture")
-    yield stem.as_posix()
-    owner = beside.get(stem.as_posix().casefold())
-    if owner is not None and owner.parent == path.parent and owner.suffix != path.suffix:
-        yield f"{stem.as_posix()}_{path.suffix[1:]}"
-    parents = Path(os.path.abspath(path)).parts[1 : -len(relative.parts)]  # noqa: PTH100 (resolve() would follow links)
-    for num in range(1, len(parents) + 1):
-        yield Path(*parents[-num:], stem).as_posix()
-    number = 2
-    while True:
-        yield f"{stem.as_posix()}_{number}"
-        number += 1
+    def _stems(self, path: Path, base: Path | None) -> Iterator[str]:
+        """Stems that a file may get, best first, without end."""
+        relative = path.relative_to(base) if base is not None else Path(path.name)
+        stem = relative.with_suffix("") if relative.name else Path("picture")
+        name = stem.as_posix()
+        yield name
+        owner = self.used.get(name.casefold())
+        if owner is not None and owner.parent == path.parent and owner.suffix != path.suffix:
+            yield f"{name}_{path.suffix[1:]}"
+        # abspath, as resolve() would follow links
+        parents = Path(os.path.abspath(path)).parts[1 : -len(relative.parts)]  # noqa: PTH100
+        for num in range(1, len(parents) + 1):
+            yield Path(*parents[-num:], stem).as_posix()
+        while True:
+            self.numbers[name.casefold()] += 1
+            yield f"{name}_{self.numbers[name.casefold()] + 1}"
 
 
 def natural_key(name: str) -> tuple[tuple[int | str, ...], str]:
@@ -289,7 +296,9 @@ def _failed(name: str, why: str) -> FailedInput:
     return FailedInput(name, InputError(f"{name}: {why}"))
 
 
-def _report_skipped(name: str, skipped: Counter[str]) -> None:
+def _report_skipped(name: str, skipped: Counter[str], drawn: int) -> None:
+    if drawn:
+        _logger.warning("%s: %d pictures skipped that an earlier run has drawn", name, drawn)
     if skipped:
         kinds = ", ".join(kind for kind, _ in skipped.most_common(5))
         _logger.warning("%s: %d files skipped that are not pictures (%s)", name, skipped.total(), kinds)

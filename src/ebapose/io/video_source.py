@@ -73,7 +73,7 @@ def report_missing(info: VideoInfo, missing: int, promised: int, counts: ReadCou
     """Count and name frames that a file promises and does not hold, but for the few that headers often are off by."""
     if missing > max(2, promised // 50):
         counts.missing = missing
-        _logger.warning("%s: the file ends early, about %d of %d frames are missing", info.name, missing, promised)
+        _logger.info("%s: the file ends early, about %d of %d frames are missing", info.name, missing, promised)
 
 
 def reconnecting(

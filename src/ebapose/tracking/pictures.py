@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ebapose.atomic import atomic_write
 from ebapose.draw import DRAWN_SCORE
 from ebapose.errors import EbaposeError, MissingDependencyError
+from ebapose.io.overlays import marked
 from ebapose.io.pictures import encode_picture
 from ebapose.skeleton import Skeleton
 from ebapose.structures import Poses, UInt8Array
@@ -80,7 +81,7 @@ class ContactSheet:
     def save(self, path: Path) -> None:
         """Write the sheet as JPEG. Raises OSError."""
         with atomic_write(path) as temporary:
-            temporary.write_bytes(encode_picture(self.image()))
+            temporary.write_bytes(marked(encode_picture(self.image())))
 
 
 @dataclass
