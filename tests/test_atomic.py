@@ -130,6 +130,12 @@ def test_the_longest_name_that_a_folder_takes(tmp_path):
         assert temporary.name.startswith(".short.")
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="a folder that takes no files is Linux's")
+def test_an_error_names_the_file_that_was_asked_for():
+    with pytest.raises(OSError, match=r"'/proc/x\.json'"):
+        write_text("/proc/x.json", "x")
+
+
 def test_a_folder_of_this_name_is_found_before_anything_is_written(tmp_path):
     (tmp_path / "poses.json").mkdir()
     with pytest.raises(IsADirectoryError), atomic_write(tmp_path / "poses.json"):

@@ -86,6 +86,8 @@ def test_accuracy_comes_from_the_card() -> None:
     odd = card.model_copy(update={"about": {"measured": {"val": {"AP": 71.5}, "note": "flip", "test": {"PCK": 3}}}})
     assert run._known_accuracy(odd) == {"AP (val)": 71.5}
     assert run._known_accuracy(card.model_copy(update={"about": {}})) == {}
+    trained = card.model_copy(update={"about": {"validation": {"ap": 0.5, "pck": 0.7}}})
+    assert run._known_accuracy(trained) == {"AP (validation while training, flip test)": 50.0}
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_measuring(tmp_path: Path) -> None:

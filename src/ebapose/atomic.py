@@ -33,7 +33,10 @@ def atomic_write(path: str | Path, *, flush: bool = True) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(_temporary_name(path))
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # tempfile's would be private
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # tempfile's would be private
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None  # not the temporary name
     mode = temporary.stat().st_mode
     try:
         yield temporary

@@ -257,9 +257,10 @@ def test_load_skeleton(tmp_path: Path, write_coco: Callable[..., Path]) -> None:
         (tmp_path / name).write_text(dump(COCO17.to_dict()))
         assert load_skeleton(tmp_path / name) == COCO17
     (tmp_path / "s.json").write_text('{"name": "x", "keypoint_names": 3, "edges": [], "flip_pairs": [], "sigmas": []}')
-    for bad in (tmp_path / "s.json", "nosuch"):
-        with pytest.raises(InputError):
-            load_skeleton(bad)
+    with pytest.raises(InputError, match=r"s\.json: "):
+        load_skeleton(tmp_path / "s.json")
+    with pytest.raises(UsageError, match=r"nosuch: neither a file nor a known skeleton \(coco17, "):
+        load_skeleton("nosuch")
     three = {"name": "hand", "keypoint_names": HAND["keypoints"], "edges": [], "flip_pairs": [[0, 1]]}
     (tmp_path / "hand.yaml").write_text(yaml.safe_dump(three | {"sigmas": HAND["sigmas"]}))
     with pytest.raises(InputError, match="17 keypoints, skeleton hand 3"):
@@ -271,7 +272,7 @@ def test_several_keypoint_categories_need_a_name(write_coco: Callable[..., Path]
     with pytest.raises(InputError, match=r"several categories \(person, hand\)"):
         load_coco(path)
     assert len(load_coco(path, category="person")) == 1
-    with pytest.raises(InputError, match="no category 'cat'"):
+    with pytest.raises(UsageError, match="no category 'cat'"):
         load_coco(path, category="cat")
 
 

@@ -86,11 +86,12 @@ def test_sheets_keep_left_and_right_colours_after_mirroring(drawn: Path) -> None
     records = records.select(records.visibility.all(axis=1))
     for flip in (0.0, 1.0):
         augment = PAPER.model_copy(update={"flip_probability": flip, "rotation_deg": 0.0})
-        size = {"count": 4, "size_hw": (96, 96), "columns": 4, "augment": augment}
+        size = {"count": 4, "size_hw": (96, 96), "augment": augment}
         sheet, plain = contact_sheet(records, **size), contact_sheet(records, **size, drawn=False)
         changed = (sheet != plain).any(axis=2)
         for i in range(4):
-            tile, new = sheet[:, 96 * i : 96 * (i + 1)].astype(int), changed[:, 96 * i : 96 * (i + 1)]
+            place = (slice(96 * (i // 2), 96 * (i // 2 + 1)), slice(96 * (i % 2), 96 * (i % 2 + 1)))
+            tile, new = sheet[place].astype(int), changed[place]
             x = {
                 name: np.nonzero(new & (np.abs(tile - colour).max(axis=2) < 40))[1]
                 for name, colour in (("l", LEFT), ("r", RIGHT))
@@ -105,7 +106,11 @@ def test_sheets_mark_what_cannot_be_read(write_coco: Callable[..., Path], tmp_pa
     assert (sheet == 96).mean() > 0.7
     with pytest.raises(InputError, match="no person"):
         contact_sheet(records.select([]))
-    with pytest.raises(UsageError):
-        contact_sheet(records, count=0)
+    for count in (0, 1001):
+        with pytest.raises(UsageError, match=f"a sheet of {count} crops: 1 to 1000 can be shown"):
+            contact_sheet(records, count=count)
+    few = contact_sheet(records, count=24, size_hw=(64, 96))
+    np.testing.assert_array_equal(few, sheet)  # one person, once
+    assert contact_sheet(records, count=4, size_hw=(64, 96), augment=PAPER).shape == (2 * 64, 2 * 96, 3)
     with pytest.raises(UsageError):
         write_sheet("x.bmp", sheet)

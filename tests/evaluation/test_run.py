@@ -141,6 +141,12 @@ def test_one_of_several_categories_can_be_chosen(weights, people, tmp_path, caps
     own.write_bytes(weights.read_bytes())
     assert main(["weights", "calibrate", str(own), *arguments, "--images", str(tmp_path)]) == 0
     assert "expected calibration error" in capsys.readouterr().out
+    exported = tmp_path / "own.onnx"
+    exported.touch()
+    assert main(["weights", "calibrate", str(exported), *arguments]) == 2
+    assert "own.onnx: only .safetensors weights can be calibrated" in capsys.readouterr().err
+    assert main([*judge[:2], *arguments, "--out", str(tmp_path / "none"), "--worst", "-1"]) == 2
+    assert "-1 of the worst poses cannot be drawn" in capsys.readouterr().err
 
 
 def test_poses_are_suppressed_by_the_area_of_their_own_crop(weights, people, tmp_path, monkeypatch):

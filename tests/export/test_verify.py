@@ -215,12 +215,20 @@ def test_annotations_that_cannot_judge_are_refused_before_any_work(
     for wrong, cause in (
         (content, r"gone\.jpg: no such picture \(1 of 1 are missing\)"),
         (content | {"annotations": []}, "no person with labelled keypoints"),
+        (content | {"categories": [category, category | {"id": 2, "name": "dog"}]}, "several categories"),
         (content | {"images": 3}, "not a COCO keypoint file"),
     ):
         annotations.write_text(json.dumps(wrong))
         with pytest.raises(UsageError, match=cause):
             export_model("test_simcc_64x64", tmp_path / "out", annotations=annotations, images=tmp_path)
     assert not (tmp_path / "out").exists()
+    two = content | {"categories": [category, category | {"id": 2, "name": "dog"}]}
+    annotations.write_text(json.dumps(two))
+    for name, cause in (("person", r"gone\.jpg: no such picture"), ("dog", "no person with"), ("cat", "no category")):
+        with pytest.raises(UsageError, match=cause):
+            export_model("test_simcc_64x64", tmp_path, annotations=annotations, images=tmp_path, category=name)
+    with pytest.raises(UsageError, match="--category needs --annotations"):
+        export_model("test_simcc_64x64", tmp_path, category="person")
 
 
 def test_random_weights_are_the_same_every_time() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 torch = pytest.importorskip("torch")
 
-from ebapose.card import Calibration  # noqa: E402
+from ebapose.card import METADATA_KEY, Calibration  # noqa: E402
 from ebapose.cli import main  # noqa: E402
 from ebapose.errors import ModelFileError, UsageError  # noqa: E402
 from ebapose.models.registry import create_model, default_card  # noqa: E402
@@ -43,7 +44,10 @@ def test_the_mean_of_weights(tmp_path):
         torch.testing.assert_close(mean[name], (a[name] + b[name]) / 2)
     assert card.calibration == Calibration()  # that of a part says nothing about the mean
     assert (card.name, card.input, card.codec) == (first.name, first.input, first.codec)
-    assert [part["file"] for part in card.about["average_of"]] == ["a.safetensors", "b.safetensors"]
+    assert [part["file"] for part in card.about["average_of"]] == [
+        f"{tmp_path.name}/a.safetensors",
+        f"{tmp_path.name}/b.safetensors",
+    ]
     assert card.about["average_of"][0]["sha256"] == first.sha256
 
     average_weights(files, tmp_path / "mostly_b.safetensors", [1, 3])
@@ -51,6 +55,15 @@ def test_the_mean_of_weights(tmp_path):
     for name in a:
         torch.testing.assert_close(weighted[name], 0.25 * a[name] + 0.75 * b[name])
     assert [part["share"] for part in card.about["average_of"]] == [0.25, 0.75]
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path):
+    tensors, card = load_weights(tiny(tmp_path / "a.safetensors", 1))
+    tensors["bn1.bias"][3] = torch.nan
+    save_file(tensors, tmp_path / "broken.safetensors", metadata={METADATA_KEY: card.to_json(sha256="")})
+    with pytest.raises(ModelFileError, match=r"broken\.safetensors: bn1\.bias holds values that are not finite"):
+        average_weights([tmp_path / "broken.safetensors", tmp_path / "a.safetensors"], tmp_path / "mean.safetensors")
+    assert not (tmp_path / "mean.safetensors").exists()
 
 
 def test_numbers_beyond_float16_are_found():
@@ -110,6 +123,6 @@ def test_weights_that_cannot_be_averaged(tmp_path):
 def test_the_command(tmp_path, capsys):
     files = [str(tiny(tmp_path / f"{name}.safetensors", seed)) for seed, name in enumerate("ab")]
     assert main(["weights", "average", *files, "--shares", "1", "3", "--out", str(tmp_path / "mean.safetensors")]) == 0
-    assert "mean of 0.25 a.safetensors, 0.75 b.safetensors" in capsys.readouterr().out
+    assert f"mean of 0.25 {tmp_path.name}/a.safetensors, 0.75 {tmp_path.name}/b.safetensors" in capsys.readouterr().out
     assert main(["weights", "average", files[0], "--out", str(tmp_path / "x.safetensors")]) == 2
     assert "two weights files" in capsys.readouterr().err

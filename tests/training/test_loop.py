@@ -34,6 +34,7 @@ import os, signal, sys
 import torch
 import ebapose.training.checkpoint as checkpoint
 import ebapose.training.loop as loop
+from ebapose.errors import EbaposeError
 from ebapose.training import load_train_config, train
 
 torch.set_num_threads(1)
@@ -69,11 +70,23 @@ elif how == "term":  # told to stop politely
             os.killpg(0, signal.SIGTERM)  # to the workers too, as schedulers do
         return clip(*arguments)
     loop._clip = terminating_clip
+elif how == "worker":  # one of the loading processes alone
+    import multiprocessing
+    clip = loop._clip
+    def worker_killing_clip(*arguments):
+        seen.append(1)
+        if len(seen) == when:
+            multiprocessing.active_children()[0].kill()
+        return clip(*arguments)
+    loop._clip = worker_killing_clip
 elif how == "raise":  # something that nobody thought of
     def failing_clip(*arguments):
         raise RuntimeError("out of memory")
     loop._clip = failing_clip
-print(train(load_train_config(recipe), out, resume=True).finished)
+try:
+    print(train(load_train_config(recipe), out, resume=True).finished)
+except EbaposeError as error:
+    sys.exit(f"one line: {error}")
 """
 
 
@@ -107,7 +120,7 @@ def test_a_run_learns_and_leaves_usable_weights(recipe, tmp_path):
 
 def test_killed_at_any_moment_it_resumes_to_the_same_bits(recipe, tmp_path):
     """Real processes, real SIGKILLs: while a checkpoint is written, in the middle of a step, and a polite SIGTERM."""
-    recipe["run"] |= {"checkpoint_every_s": 0, "workers": 1, "accumulation": 2}
+    recipe["run"] |= {"checkpoint_every_s": 0, "workers": 1, "accumulation": 2, "log_every": 3}
     straight = train(config_of(recipe), tmp_path / "straight")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     out = tmp_path / "killed"
@@ -121,7 +134,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(recipe, tmp_path):
         endings.append((done.returncode, done.stdout.strip()))
     # killed in step 3's checkpoint: back to 2; killed in step 5: back to 4; stopped after step 6
     assert endings == [(-signal.SIGKILL, ""), (-signal.SIGKILL, ""), (0, "interrupted"), (0, "complete")]
-    assert [int(r["step"]) for r in rows_of(out)] == list(range(1, 10))
+    assert [int(r["step"]) for r in rows_of(out)] == [3, 6, 9]
     ours, theirs = (
         load_file(out / "checkpoint.safetensors"),
         load_file(tmp_path / "straight" / "checkpoint.safetensors"),
@@ -134,7 +147,22 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(recipe, tmp_path):
         assert torch.equal(value, load_file(straight.weights)[name]), name
     assert not [p for p in out.iterdir() if p.name.startswith(".") and "weights" in p.name]
     losses = [[r["loss"] for r in rows_of(folder)] for folder in (out, tmp_path / "straight")]
-    assert losses[0] == losses[1]
+    assert losses[0] == losses[1]  # also of rows that begin before an interruption
+
+
+def test_no_loading_process_outlives_a_run_that_is_killed_and_none_is_missed_unsaid(recipe, tmp_path):
+    recipe["run"] |= {"workers": 2, "epochs": 600, "batch_size": 24, "checkpoint_every_s": 0}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    arguments = [sys.executable, "-c", KILLER, str(tmp_path / "recipe.yaml"), str(tmp_path / "run")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.Popen([*arguments, "step", "4"], env=environment, stderr=subprocess.PIPE)
+    assert killed.wait(120) == -signal.SIGKILL
+    killed.communicate(timeout=30)  # standard error is open for as long as one of its processes lives
+
+    done = subprocess.run([*arguments, "worker", "2"], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "one line: a loading process was ended by the system (DataLoader worker (pid" in done.stderr
+    assert "--resume goes on from the last checkpoint" in done.stderr
 
 
 def test_an_error_that_nobody_catches_ends_all_processes(recipe, tmp_path, monkeypatch):

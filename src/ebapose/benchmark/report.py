@@ -91,12 +91,15 @@ def plot_benchmark(result: BenchmarkResult, path: Path) -> None:
             fmt="o",
             color=f"C{number % 10}",
             fillstyle="none" if known is None else "full",
-            label=f"{t.system}, {t.runtime} {t.precision}" + (" (accuracy unknown)" if known is None else ""),
+            label=f"{t.system}, {t.runtime} {t.precision}"
+            + (" (accuracy unknown)" if known is None and accuracy is not None else ""),
         )
     axes.set_xscale("log")
     axes.set_ylim(bottom=min(-1.0, -0.05 * (accuracy or 0.0)))
+    if accuracy is None:
+        axes.set_yticks([])
     axes.set_xlabel(f"ms per crop, batch {batch_size}, {count_threads(result.machine)} (median and quartiles)")
-    axes.set_ylabel(name)
+    axes.set_ylabel(name if accuracy is not None else "accuracy unknown")
     axes.legend(fontsize="x-small")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)

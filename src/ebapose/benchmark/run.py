@@ -227,9 +227,9 @@ def _checked_threads(repeats: int, threads: int | None) -> int:
 
 
 def _known_accuracy(card: ModelCard) -> dict[str, float]:
-    """The APs that a card reports in its `about`, as `{"measured": {"val, one pass": {"AP": 71.2, ...}, ...}}`.
+    """The APs in per cent that a card reports in its `about`, as `{"measured": {"val, one pass": {"AP": 71.2, ...}}}`.
 
-    One pass first, as that is what is timed.
+    One pass first, as that is what is timed. Else that of the training's own validation, `{"validation": {"ap": 0.7}}`.
     """
     measured = card.about.get("measured")
     found: dict[str, float] = {}
@@ -237,6 +237,10 @@ def _known_accuracy(card: ModelCard) -> dict[str, float]:
         ap = values.get("AP") if isinstance(values, dict) else None
         if isinstance(ap, int | float):
             found[f"AP ({name})"] = float(ap)
+    validation = card.about.get("validation")
+    ap = validation.get("ap") if isinstance(validation, dict) else None
+    if not found and isinstance(ap, int | float):
+        found["AP (validation while training, flip test)"] = 100 * float(ap)
     return dict(sorted(found.items(), key=lambda item: "one pass" not in item[0]))
 
 

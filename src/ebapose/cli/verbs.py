@@ -221,6 +221,7 @@ def export(
     annotations: Path | None = None,
     images: Path | None = None,
     skeleton: str | None = None,
+    category: str | None = None,
 ) -> int:
     """Write a model as a file that runs without PyTorch, and verify that it gives the same poses.
 
@@ -232,6 +233,7 @@ def export(
         annotations: COCO keypoints that calibrate int8 and judge the file by its AP.
         images: Folder of their pictures; found beside the annotations if it has a usual name.
         skeleton: Name (coco17, lsp14, mpii16, crowdpose14) or file of the skeleton; default: that of the annotations.
+        category: Name of the category, if several have keypoints.
     """
     from ebapose.export.files import export_model
 
@@ -243,6 +245,7 @@ def export(
         annotations=annotations,
         images=images,
         skeleton=skeleton,
+        category=category,
     )
     print(result.summary())
     return 0

@@ -80,14 +80,19 @@ def check_visibility(visibility: NDArray[np.float64], labels: Callable[[int], st
 
 
 def find_category(data: Mapping[str, Any], path: str | Path, name: str | None = None) -> dict[str, Any]:
-    """The category with keypoints (the one called `name` if given). Raises InputError if there is not exactly one."""
+    """The category with keypoints (the one called `name` if given).
+
+    Raises UsageError if there is none of that name, InputError if there is not exactly one.
+    """
     if name is not None:
         found = [c for c in data["categories"] if c.get("name") == name]
     else:
         found = [c for c in data["categories"] if c.get("keypoints")] or list(data["categories"])
     names = ", ".join(str(c.get("name")) for c in data["categories"])
+    if not found and name is not None:
+        raise UsageError(f"{path}: no category {name!r}, found: {names}")
     if not found:
-        raise InputError(f"{path}: no category {name!r}, found: {names}" if name else f"{path}: no category")
+        raise InputError(f"{path}: no category")
     if len(found) > 1:
         raise InputError(f"{path}: several categories ({names}): choose one by its name")
     category: dict[str, Any] = found[0]
@@ -134,7 +139,7 @@ def load_skeleton(skeleton: SkeletonLike) -> Skeleton:
     """A skeleton by name ("coco17") or from a YAML or JSON file with name, keypoint_names, edges, flip_pairs, sigmas.
 
     Raises:
-        InputError: no such name or file, or the content is not a valid skeleton.
+        UsageError: no such name or file. InputError: the content is not a valid skeleton.
     """
     if isinstance(skeleton, Skeleton):
         return skeleton
@@ -142,11 +147,11 @@ def load_skeleton(skeleton: SkeletonLike) -> Skeleton:
         return SKELETONS[str(skeleton)]
     path = Path(skeleton)
     if not path.is_file():
-        raise InputError(f"{skeleton}: neither a file nor a known skeleton ({', '.join(SKELETONS)})")
+        raise UsageError(f"{skeleton}: neither a file nor a known skeleton ({', '.join(SKELETONS)})")
     data = read_json(path) if path.suffix.lower() == ".json" else load_yaml(path)
     try:
         return Skeleton.from_dict(data)
-    except (TypeError, ValueError) as error:
+    except (InputError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {reason(error)}") from None
 
 

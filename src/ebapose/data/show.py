@@ -18,6 +18,8 @@ from ebapose.io.pictures import encode_picture
 from ebapose.skeleton import Skeleton
 from ebapose.structures import Boxes, Poses, UInt8Array
 
+MOST_CROPS = 1000  # more fill the memory, and nobody looks at them
+
 # of draw_poses: hidden keypoints are drawn fainter
 _SCORE_OF_VISIBILITY = np.array([0.0, 0.4, 1.0], np.float32)
 
@@ -29,7 +31,6 @@ def contact_sheet(
     size_hw: tuple[int, int] = (256, 192),
     augment: AugmentConfig | None = None,
     seed: int = 0,
-    columns: int | None = None,
     drawn: bool = True,
 ) -> UInt8Array:
     """Random persons of a data set, cut out as for training, with their keypoints.
@@ -39,29 +40,30 @@ def contact_sheet(
 
     Args:
         records: persons to choose from, usually `load_coco(...).persons()`.
-        count: how many crops.
+        count: how many crops, at most `MOST_CROPS`.
         size_hw: height and width of each crop in px.
-        augment: random changes to show; None shows the boxes as they are. Where there are fewer persons than `count`,
-            they come again in another epoch, so that with augmentation each time looks different.
+        augment: random changes to show; None shows the boxes as they are, everybody once. With changes persons come
+            again, and look different each time, where there are fewer than `count`.
         seed: decides which persons, and how they are changed.
-        columns: crops per row; default: about a square sheet.
         drawn: False leaves the keypoints out.
 
     Returns:
-        RGB uint8, rows * H by columns * W.
+        RGB uint8, rows * H by columns * W, about a square.
 
     Raises:
-        UsageError: `count`, `columns` or a side of `size_hw` is below 1.
+        UsageError: `count` or a side of `size_hw` is below 1, or `count` too large.
         InputError: there is nobody to show.
     """
-    if count < 1 or (columns is not None and columns < 1):
-        raise UsageError("a sheet needs at least one crop and one column")
+    if not 1 <= count <= MOST_CROPS:
+        raise UsageError(f"a sheet of {count} crops: 1 to {MOST_CROPS} can be shown")
     if min(size_hw) < 1:
         raise UsageError(f"crops of {size_hw[0]}x{size_hw[1]} px: height and width must be at least 1")
     if len(records) == 0:
         raise InputError(f"{records.source}: no person with a labelled keypoint")
     height, width = size_hw
-    columns = min(count, columns or math.ceil(math.sqrt(count * height / width)))
+    if augment is None:
+        count = min(count, len(records))
+    columns = min(count, math.ceil(math.sqrt(count * height / width)))
     order = np.random.default_rng(seed).permutation(len(records))
     data = CropDataset(records, size_hw, augment=augment, seed=seed)
     sheet = np.full((math.ceil(count / columns) * height, columns * width, 3), 96, np.uint8)

@@ -129,8 +129,8 @@ def plot_scores(curve: Reliability, path: Path) -> Path:
     ax.plot(curve.mean_scores[full], curve.right_shares[full], "o-", color=_BLUE, linewidth=1.8, label="measured")
     ax.set(xlabel="keypoint score", ylabel="share right (within OKS 0.5)", xlim=(0, 1), ylim=(0, 1.02))
     ece, brier = curve.expected_calibration_error, curve.brier_score
-    ax.set_title(f"Scores: calibration error {_percent(ece)} %, Brier {brier:.3f}", loc="left")
-    ax.legend(frameon=False, fontsize=9, loc="upper left")
+    ax.set_title(f"Scores: calibration error {_percent(ece)} %, Brier {brier:.3f}", loc="left", pad=24)
+    ax.legend(frameon=False, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(-0.02, 0.995))
     return _save(figure, path)
 
 
@@ -144,8 +144,8 @@ def plot_sigmas(curve: SigmaCalibration, path: Path) -> Path:
     ax.set(xlabel="probability that the sigmas promise", ylabel="share of errors inside", xlim=(0, 1), ylim=(0, 1.02))
     one, two = curve.within_1_sigma, curve.within_2_sigma
     title = f"Sigmas: {_percent(one)} % within 1 (68.3), {_percent(two)} % within 2 (95.4)"
-    ax.set_title(title, loc="left", fontsize=11)
-    ax.legend(frameon=False, fontsize=9, loc="center left")
+    ax.set_title(title, loc="left", fontsize=11, pad=24)
+    ax.legend(frameon=False, fontsize=9, ncols=2, loc="lower left", bbox_to_anchor=(-0.02, 0.995))
     return _save(figure, path)
 
 

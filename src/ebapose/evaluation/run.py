@@ -73,6 +73,8 @@ def evaluate(
     """
     if (model is None) == (predictions is None):
         raise UsageError("evaluate: give either a model or predictions")
+    if worst < 0:
+        raise UsageError(f"evaluate: {worst} of the worst poses cannot be drawn")
     if predictions is not None:
         if options:
             raise UsageError(f"evaluate: predictions are judged as they are, without {', '.join(options)}")
@@ -240,6 +242,8 @@ def calibrate_weights(
     """
     from ebapose.models.weights import load_weights, save_weights
 
+    if Path(weights).suffix != ".safetensors" and Path(weights).exists():
+        raise UsageError(f"{weights}: only .safetensors weights can be calibrated; export them again afterwards")
     state_dict, card = load_weights(weights)
     card = card.model_copy(update={"calibration": Calibration()})
     if position is not None:

@@ -101,6 +101,7 @@ def export_model(
     annotations: str | Path | None = None,
     images: str | Path | None = None,
     skeleton: SkeletonLike | None = None,
+    category: str | None = None,
 ) -> ExportedModel:
     """Write a model as a file with its card, after proving that its poses are PyTorch's.
 
@@ -116,6 +117,7 @@ def export_model(
         annotations: COCO keypoints; int8 is calibrated on some of the persons, and the file's AP is compared.
         images: folder of the pictures; found beside the annotations by default.
         skeleton: where the annotations do not say enough, see `ebapose.data.coco.load_coco`.
+        category: name of the category, if several have keypoints.
 
     Raises:
         EbaposeError: the file's poses differ by more than the tolerance, or the disk is full; nothing was written.
@@ -123,10 +125,11 @@ def export_model(
         ModelFileError: the weights cannot be used.
         MissingDependencyError: something that this needs is not installed.
     """
-    if annotations is None and (images is not None or skeleton is not None):
-        raise UsageError(f"export: --{'skeleton' if images is None else 'images'} needs --annotations")
+    for name, value in (("images", images), ("skeleton", skeleton), ("category", category)):
+        if annotations is None and value is not None:
+            raise UsageError(f"export: --{name} needs --annotations")
     module, card = open_module(model)
-    persons = None if annotations is None else _judges(card, annotations, images, skeleton)
+    persons = None if annotations is None else _judges(card, annotations, images, skeleton, category)
     trained = weights_file(model) is not None
     out = Path(out)
     target = out / _file_name(card, format, precision)
@@ -174,11 +177,15 @@ def _has_bfloat16() -> bool:
 
 
 def _judges(
-    card: ModelCard, annotations: str | Path, images: str | Path | None, skeleton: SkeletonLike | None
+    card: ModelCard,
+    annotations: str | Path,
+    images: str | Path | None,
+    skeleton: SkeletonLike | None,
+    category: str | None,
 ) -> CocoKeypoints:
     """The annotated persons that calibrate and judge. Raises UsageError where they cannot, before any work is done."""
     try:
-        records = load_coco(annotations, images, skeleton).persons()
+        records = load_coco(annotations, images, skeleton, category).persons()
     except InputError as error:
         raise UsageError(str(error)) from None
     refuse_other_skeleton(card, records)

@@ -88,8 +88,8 @@ def load_weights(path: str | Path) -> tuple[StateDict, ModelCard]:
     The card beside the file counts, else the one inside. Returns the state dict as float32 on the CPU, without the
     batch norms' counters.
 
-    Raises ModelFileError when the file is missing, damaged, of another kind, differs from the sha256 of its card, or
-    has no card.
+    Raises ModelFileError when the file is missing, damaged, of another kind, differs from the sha256 of its card, has
+    no card, or numbers that are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -112,6 +112,9 @@ def load_weights(path: str | Path) -> tuple[StateDict, ModelCard]:
                 f"{path}: {missing[0]} is missing: the file holds only what prediction needs; use its .safetensors"
             )
         state_dict = {name: state_dict[name] for name in known if name in state_dict}  # exporters add constants
+    for name, tensor in state_dict.items():
+        if not torch.isfinite(tensor).all():
+            raise ModelFileError(f"{path}: {name} holds values that are not finite")
     return state_dict, card
 
 
@@ -250,7 +253,14 @@ def average_weights(paths: Sequence[str | Path], out: str | Path, shares: Sequen
         copy_weights(model_from_card(card, str(path)), state_dict, str(path))
         for name, tensor in state_dict.items():
             mean[name] = mean.get(name, torch.zeros(())) + part * tensor
-        named.append({"name": card.name, "file": Path(path).name, "sha256": sha256_of(Path(path)), "share": part})
+        named.append(
+            {
+                "name": card.name,
+                "file": Path(*Path(path).parts[-2:]).as_posix(),
+                "sha256": sha256_of(Path(path)),
+                "share": part,
+            }
+        )
     assert first is not None
     card = first.model_copy(update={"calibration": Calibration(), "about": {"average_of": named}})
     return save_weights(out, mean, card)

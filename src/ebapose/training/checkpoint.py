@@ -56,6 +56,7 @@ class Progress:
         broken: pictures that the main process could not read.
         validation: metrics of the last validation, 0..1, by name.
         persons: of each annotation file, those of the training first; empty in older checkpoints.
+        logged_samples, logged_loss: since the last row of the log, samples and the sum of their losses.
     """
 
     step: int = 0
@@ -66,6 +67,8 @@ class Progress:
     broken: list[str] = field(default_factory=list)
     validation: dict[str, float] = field(default_factory=dict)
     persons: list[int] = field(default_factory=list)
+    logged_samples: int = 0
+    logged_loss: float = 0.0
 
     def judge(self, value: float) -> bool:
         """Whether a validated value, of the step that it has come to, is the best so far; keeps count."""

@@ -7,7 +7,10 @@ it starts at any optimiser step and gives what an uninterrupted run would see th
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +27,13 @@ from ebapose.codecs import Coordinate, Heatmap, SimCC
 from ebapose.data.coco import CocoKeypoints, load_coco
 from ebapose.data.coco_file import SkeletonLike
 from ebapose.data.dataset import CropDataset, Sample
-from ebapose.errors import InputError, UsageError
+from ebapose.errors import EbaposeError, InputError, UsageError
 from ebapose.skeleton import SKELETONS, Skeleton
 from ebapose.training.config import DataConfig, SourceConfig, TrainConfig
 
 TargetCodec = SimCC | Heatmap | Coordinate
 Key = tuple[int, int]  # (epoch, index)
+_LOOK_FOR_THE_RUN_S = 2.0
 
 
 @dataclass
@@ -361,17 +365,34 @@ def walk(loader: DataLoader[Batch]) -> Iterator[Iterator[Batch]]:
     """The batches of a loader, whose processes end with the block, whatever ends it.
 
     An exception's traceback holds on to them otherwise, and since they ignore SIGTERM, Python would wait for them at
-    its exit for ever.
+    its exit for ever. Raises EbaposeError where the system has ended one of them.
     """
     batches = iter(loader)
     try:
         yield batches
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise EbaposeError(
+            f"a loading process was ended by the system ({error}); where memory ran out, fewer run.workers need less; "
+            "--resume goes on from the last checkpoint"
+        ) from None
     finally:
         if loader.num_workers:
             batches._shutdown_workers()  # type: ignore[attr-defined]  # there is no public way to end them
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """Ctrl-C, `timeout` and job schedulers signal all processes: the run ends in order, and its workers with it."""
+    """Ctrl-C, `timeout` and job schedulers signal all processes: the run ends in order, and its workers with it.
+
+    Also where it is killed: then nobody takes the batches any more, and a worker would wait for that for ever.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_FOR_THE_RUN_S)
+    os._exit(1)

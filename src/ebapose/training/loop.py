@@ -224,7 +224,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
         return shared[0]
 
     started = last_checkpoint = interval_started = time.monotonic()
-    elapsed_before, interval_samples, loss_sum = progress.elapsed_s, 0, 0.0
+    elapsed_before, interval_samples = progress.elapsed_s, 0
     training_mode(model, config.model.frozen, config.model.freeze_batch_norm)
     # the loader comes first: its processes are forked while there are no other threads
     with (
@@ -270,14 +270,15 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
 
             # Validate, log, keep.
             interval_samples += run.batch_size
-            loss_sum += mean_loss * run.batch_size
+            progress.logged_samples += run.batch_size
+            progress.logged_loss += mean_loss * run.batch_size
             due = progress.step % validate_steps == 0 or progress.step == num_steps
             speed = interval_samples / max(time.monotonic() - interval_started, 1e-9)
             row: dict[str, Any] = {
                 "step": progress.step,
                 "epoch": progress.step / plan.steps_per_epoch,
                 "samples": progress.step * run.batch_size,
-                "loss": loss_sum / interval_samples,
+                "loss": progress.logged_loss / progress.logged_samples,
                 "lr": lr,
                 "gradient_norm": norm,
                 "samples_per_s": speed,
@@ -298,7 +299,8 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
                     write_weights()
             if due or progress.step % run.log_every == 0:
                 monitor.row(row, {f"loss_{name}": float(value) for name, value in details.items()})
-                interval_started, interval_samples, loss_sum = time.monotonic(), 0, 0.0
+                interval_started, interval_samples = time.monotonic(), 0
+                progress.logged_samples, progress.logged_loss = 0, 0.0
             if run.patience is not None and progress.bad_validations >= run.patience:
                 finished = "early stop"
             ending = finished != "complete" or progress.step == num_steps or stopping
