@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
+from ebapose import draw
 from ebapose.draw import LEFT, MIDDLE, RIGHT, draw_poses, edge_colours
 from ebapose.skeleton import COCO17, Skeleton
 from ebapose.structures import Boxes, Poses
@@ -194,3 +196,16 @@ def test_lines_grow_with_the_person() -> None:
         return int(changed(draw_poses(canvas(1000, 1000), poses))[:, 50 + length // 2].sum())
 
     assert thickness(60) < thickness(400) < thickness(900)
+
+
+@pytest.mark.parametrize("px", [1, 8, 17, 44])
+def test_large_rims_are_as_wide_as_exact_ones(px: int) -> None:
+    alpha = np.zeros((301, 400), np.uint8)
+    cv2.circle(alpha, (150, 140), 60, 255, cv2.FILLED)
+    cv2.line(alpha, (250, 30), (330, 260), 200, px + 2)
+    exact = cv2.dilate(alpha, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * px + 1, 2 * px + 1)))
+    found = draw._dilated(alpha, px)
+    assert found.shape == exact.shape
+    assert abs(found.astype(float).mean() - exact.mean()) < 0.05 * exact.mean()
+    border = cv2.dilate(cv2.Canny(exact, 50, 150), np.ones((px // 4 + 3, px // 4 + 3), np.uint8)) > 0
+    np.testing.assert_allclose(found[~border].astype(int), exact[~border], atol=8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -199,11 +200,24 @@ def _blend(region: UInt8Array, layer: UInt8Array, rim: int = 0) -> None:
     """Put a premultiplied RGBA layer over a part of the picture, in place, with a black rim of some px around it."""
     alpha = cv2.extractChannel(layer, 3)
     if rim:
-        grown = cv2.dilate(alpha, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * rim + 1, 2 * rim + 1)))
-        alpha = cv2.max(alpha, cv2.convertScaleAbs(grown, alpha=_RIM_OPACITY))
+        alpha = cv2.max(alpha, cv2.convertScaleAbs(_dilated(alpha, rim), alpha=_RIM_OPACITY))
     remaining = cv2.cvtColor(cv2.bitwise_not(alpha), cv2.COLOR_GRAY2RGB)
     cv2.multiply(region, remaining, dst=region, scale=1 / 255)
     cv2.add(region, cv2.cvtColor(layer, cv2.COLOR_RGBA2RGB), dst=region)
+
+
+def _dilated(alpha: NDArray[Any], px: int) -> NDArray[Any]:
+    """(H, W) grown by an ellipse. The cost per px grows with its area, so large rims are made on a smaller layer."""
+    shrink = max(1, px // 8)
+    small = alpha
+    if shrink > 1:
+        height, width = alpha.shape
+        small = cv2.resize(alpha, (-(-width // shrink), -(-height // shrink)), interpolation=cv2.INTER_AREA)
+    side = 2 * round(px / shrink) + 1
+    grown = cv2.dilate(small, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    if shrink > 1:
+        grown = cv2.resize(grown, alpha.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return grown
 
 
 def _draw_box(drawn: UInt8Array, poses: Poses, person: int, size: float) -> None:

@@ -132,15 +132,28 @@ def test_only_a_few_pictures_are_held(
     assert alive == []
 
 
-def test_large_pictures_do_not_wait_for_a_full_batch(
-    network: tuple[Runtime, ModelCard], monkeypatch: pytest.MonkeyPatch
+def test_large_pictures_do_not_wait_for_a_full_batch_or_queue(
+    network: tuple[Runtime, ModelCard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: list[int] = []
     monkeypatch.setattr(predictor_module, "MOST_BYTES", 2 * 64 * 64 * 3)
+    monkeypatch.setattr(run, "MOST_BYTES", 2 * 64 * 64 * 3)
     predictor = Predictor(network[1], network[0], WholeImage(), batch_size=16)
     most = [len(alive) for _ in predictor.stream(made_frames(alive, 20))]
     assert len(most) == 20
     assert max(most) <= 4
+
+    monkeypatch.setattr(run, "list_sources", lambda *_, **__: [Source(Path("x.png"), "x")])
+    monkeypatch.setattr(run, "read_frames", lambda *_, **__: made_frames(alive, 40))
+    held: list[int] = []
+
+    def slow(_: str) -> None:
+        time.sleep(0.02)
+        held.append(len(alive))
+
+    assert predict_sources(predictor, ["x"], tmp_path, ("csv",), on_image=slow).images == 40
+    # one in each queue, three in a batch that is over the limit, and two in the hands of each stage
+    assert max(held) <= 2 + 3 + 6
 
 
 def test_an_error_of_any_stage_ends_all_of_them(

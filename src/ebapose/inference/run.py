@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from ebapose.draw import DRAWN_SCORE, draw_poses
 from ebapose.errors import EbaposeError, InputError, UsageError
-from ebapose.inference.predictor import Predictor
+from ebapose.inference.predictor import MOST_BYTES, Predictor
 from ebapose.inference.signals import StopSignals
 from ebapose.inference.video import VideoFormat, VideoOptions, VideoSummary, predict_video
 from ebapose.io.readers import image_id_from_name, read_image_ids
@@ -161,8 +161,10 @@ def predict_sources(
     writing = picture_formats if files else []
     with StopSignals() as signals, PoseWriter(out_dir, writing, draw=draw, image_id=image_id) as writer:
         try:
-            frames = _ahead(readable(files, writer), stop)
-            for frame, poses, problems, _ in _ahead(predictor.stream(frames), stop):
+            frames = _ahead(readable(files, writer), stop, lambda frame: frame.image.nbytes)
+            for frame, poses, problems, _ in _ahead(
+                predictor.stream(frames), stop, lambda done: done.frame.image.nbytes
+            ):
                 began = time.perf_counter()
                 with reporting:
                     for problem in problems:
@@ -214,8 +216,8 @@ def predict_sources(
     return summary
 
 
-def _ahead(items: Iterator[T], stop: threading.Event) -> Iterator[T]:
-    """The same items, made by a thread of their own, at most `AHEAD` before they are asked for.
+def _ahead(items: Iterator[T], stop: threading.Event, size: Callable[[T], int]) -> Iterator[T]:
+    """The same items, made by a thread of their own, at most `AHEAD` before they are asked for; of large ones one.
 
     An exception arrives in its place. `stop` ends all such threads of a run; it is set when one iterator is closed or
     interrupted.
@@ -223,6 +225,9 @@ def _ahead(items: Iterator[T], stop: threading.Event) -> Iterator[T]:
     ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(AHEAD)
 
     def hand_over(entry: tuple[T] | BaseException | None) -> bool:
+        large = isinstance(entry, tuple) and size(entry[0]) > MOST_BYTES // AHEAD
+        while large and not ready.empty() and not stop.wait(0.02):
+            pass
         while not stop.is_set():
             try:
                 ready.put(entry, timeout=0.1)
