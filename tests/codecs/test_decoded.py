@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -112,3 +113,9 @@ def test_one_keypoint_in_a_hundred_may_jump() -> None:
     assert mean_but_jumps(distances) > 0.1
     assert mean_but_jumps(np.float32([1, 3])) == 2
     assert np.isnan(mean_but_jumps(np.empty(0, np.float32)))
+
+
+def test_nominal_radius_by_hand():
+    """The box that fills the crop is 1 / padding of it on both sides."""
+    area = 0.53 * (256 / 1.25) * (192 / 1.25)
+    assert nominal_radius_px([0.1], (256, 192), 1.25) == pytest.approx(2 * 0.1 * math.sqrt(2 * math.log(2) * area))

@@ -118,3 +118,12 @@ def test_a_broken_networks_maps_are_refused():
 def test_no_persons(refine):
     codec = Heatmap((64, 48))
     assert codec.decode((np.zeros((0, 17, 16, 12), np.float32),), refine=refine).keypoints.shape == (0, 17, 2)
+
+
+def test_dark_moves_by_a_cell_at_most():
+    codec = Heatmap((256, 192))
+    y, x = np.mgrid[:64, :48]
+    maps = np.exp(-((x - 20) ** 2 + (y - 30) ** 2) / 18).astype(np.float32)[None, None]
+    maps[0, 0, 30, 24] = 1.05  # a lone cell beside the mountain
+    found = codec.decode((maps,), refine="dark").keypoints[0, 0]
+    np.testing.assert_allclose(found, [4 * 23, 4 * 30], atol=0.5)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebapose.codecs import SimCC
+from ebapose.codecs.dark import dark_refine_1d
 from ebapose.codecs.simcc import (
     axis_peaks,
     cumulate,
@@ -359,3 +361,16 @@ def test_results_are_float32():
     codec = SimCC((64, 48))
     decoded = codec.decode(codec.perfect_logits([[[3.0, 4.0]]]))
     assert {decoded.keypoints.dtype, decoded.scores.dtype, decoded.sigmas_px.dtype} == {np.dtype(np.float32)}
+
+
+def test_score_by_hand():
+    """By hand: mass of a Gaussian of 4 px within half a side of the square that is as large as a disc of 6 px."""
+    codec = SimCC((256, 256), 2.0, (8.0, 8.0), radius_px=np.array([6.0]))
+    score = codec.decode(codec.perfect_logits(np.full((1, 1, 2), 128.0))).scores[0, 0]
+    assert score == pytest.approx(math.erf(6 * math.sqrt(math.pi) / 2 / 4 / math.sqrt(2)) ** 2, abs=2e-3)
+
+
+def test_dark_moves_by_a_sigma_at_most():
+    values = np.exp(-((np.arange(100) - 40.0) ** 2) / 72).astype(np.float32)[None]
+    values[0, 50] = 1.05
+    assert dark_refine_1d(values, np.array([50]), 6.0)[0] == pytest.approx(44)

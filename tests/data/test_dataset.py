@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coco_entries import CATEGORY, person, picture
 from ebapose.data.coco import load_coco
-from ebapose.data.dataset import CropDataset, decode_reduced
+from ebapose.data.dataset import CropDataset, _reduced_to_image, decode_reduced
 from ebapose.data.transforms import PAPER, STRONG, AugmentConfig
 from ebapose.errors import InputError
 from ebapose.geometry.crop import transform_points
@@ -216,3 +216,25 @@ def test_a_broken_donor_does_not_spoil_a_sample(write_coco: Callable[..., Path])
     data = dataset(path, EVERYTHING)
     for epoch in range(20):
         assert data[epoch, 0]["image"].shape == (64, 48, 3)
+
+
+def test_large_pictures_are_not_kept(write_coco):
+    """Pictures of more px than `cache_pixels` are not kept, whatever room there is."""
+    records = load_coco(write_coco([person(1)])).persons()
+    for most, kept in ((160 * 120, 1), (160 * 120 - 1, 0)):
+        data = CropDataset(records, (64, 48), cache_bytes=2**30, cache_pixels=most)
+        data[0]
+        assert len(data._cache) == kept
+
+
+def test_a_reduced_picture_lies_on_the_whole_one(tmp_path):
+    """A crop from a JPEG decoded at an eighth lies where that of the whole picture lies: no half px is lost."""
+    x, y = np.meshgrid(np.arange(1600), np.arange(1200))
+    blob = 255 * np.exp(-((x - 803.0) ** 2 + (y - 607.0) ** 2) / (2 * 60.0**2))
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.repeat(blob[..., None], 3, axis=2).astype(np.uint8))
+    small, factor = decode_reduced(tmp_path / "a.jpg", (1200, 1600), 8)
+    assert factor == 8
+    weights = small[..., 0].astype(float)
+    v, u = np.mgrid[: small.shape[0], : small.shape[1]]
+    place = [(u * weights).sum() / weights.sum(), (v * weights).sum() / weights.sum(), 1]
+    np.testing.assert_allclose(_reduced_to_image(factor) @ place, [803, 607], atol=0.5)

@@ -84,3 +84,10 @@ def test_nobody_has_no_silhouette() -> None:
     assert not person_mask(points, np.zeros(17, np.uint8), COCO17, (64, 48)).any()
     far = np.full((17, 2), 1e9, np.float32)
     assert person_mask(far, np.full(17, 2, np.uint8), COCO17, (64, 48)).shape == (64, 48)
+
+
+def test_a_keypoint_far_outside():
+    """A keypoint far outside of the crop, as close-ups make them, is no place that OpenCV can draw to."""
+    points = np.random.default_rng(0).uniform(5, 40, (17, 2)).astype(np.float32)
+    points[15] = 3e9
+    assert person_mask(points, np.full(17, 2, np.uint8), COCO17, (64, 48)).any()

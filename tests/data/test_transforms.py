@@ -204,3 +204,37 @@ def test_configs_refuse_nonsense_by_name() -> None:
     for key, value in (("scale", [1.3, 0.7]), ("flip_probability", 2), ("rotation", 3), ("photometric", {"jpg": 1})):
         with pytest.raises(UsageError, match=key):
             parse_config(AugmentConfig, {key: value}, "recipe")
+
+
+def test_no_microscope():
+    """Three keypoints on one spot make no microscope of the crop."""
+    points = np.full((17, 2), 50, np.float32)
+    seen = np.where(np.arange(17) < 3, 2, 0).astype(np.uint8)
+    box = half_body_box(BOX, points, seen, COCO17, upper=True)
+    np.testing.assert_allclose(box, [50 - 22.5, 50 - 22.5, 50 + 22.5, 50 + 22.5])
+
+
+def test_refit_knows_of_the_mirror():
+    points = np.random.default_rng(0).uniform(BOX[:2], BOX[2:], (17, 2)).astype(np.float32)
+    points[0] = BOX[:2]  # far from what mirroring would make of them
+    config = AugmentConfig(rotation_deg=60, rotation_probability=1, rotation_refit=True, flip_probability=1)
+    rng = np.random.default_rng(0)
+    for _ in range(9):
+        drawn = sample_geometry(BOX, points, np.full(17, 2, np.uint8), COCO17, config, rng)
+        assert drawn.flip
+        np.testing.assert_array_equal(drawn.box_xyxy, turned_box(BOX, points, drawn.rotation_deg, flip=True))
+
+
+def test_hidden_keypoints_belong_to_a_half_body():
+    """Hidden keypoints (1) belong to the half body, too."""
+    points = np.random.default_rng(0).uniform(BOX[:2], BOX[2:], (17, 2)).astype(np.float32)
+    boxes = [half_body_box(BOX, points, np.full(17, v, np.uint8), COCO17, upper=True) for v in (1, 2)]
+    np.testing.assert_array_equal(boxes[0], boxes[1])
+    assert boxes[0] is not BOX
+
+
+def test_keypoints_outside_do_not_enlarge_the_turned_box():
+    """Keypoints outside of the box (the legs, where it holds the upper body) do not enlarge it."""
+    points = np.random.default_rng(0).uniform(BOX[:2], BOX[2:], (9, 2)).astype(np.float32)
+    more = np.concatenate([points, np.float32([[50, 400], [60, 500]])])
+    np.testing.assert_array_equal(turned_box(BOX, more, 30, flip=False), turned_box(BOX, points, 30, flip=False))

@@ -16,8 +16,8 @@ from ebapose.evaluation.calibration import (
     right_keypoints,
     sigma_calibration,
 )
-from ebapose.evaluation.inputs import Results, read_annotations
-from pose_sets import STANDING, annotation, dataset
+from ebapose.evaluation.inputs import Results, read_annotations, read_results
+from pose_sets import STANDING, annotation, dataset, result
 
 
 def sigmoid(z):
@@ -249,3 +249,37 @@ def test_only_distributions_have_a_nearest_place(tmp_path):
     save_weights(weights, model.state_dict(), default_card(model, "maps"))
     with pytest.raises(UsageError, match="no SimCC head"):
         calibrate_weights(weights, [tmp_path / "none.json"], position="expected")
+
+
+def test_missed_persons_have_no_score():
+    """Who was missed says nothing about the scores of keypoints: no score, not a score of 0."""
+    truth = read_annotations(dataset([annotation(1, 1, STANDING), annotation(2, 1, STANDING + 900)]))
+    judged = judge(truth, read_results([result(1, STANDING)], truth), "detector")
+    assert np.isnan(judged.scores).tolist() == [[False] * 17, [True] * 17]
+
+
+def test_sigma_prior_by_hand():
+    """10 keypoints of their own against 50 of the prior: a sixth of the way, in logarithms."""
+    errors = np.ones((110, 2, 2)) * np.array([1.0, 4.0])[:, None]
+    labelled = np.ones((110, 2), bool)
+    labelled[10:, 1] = False
+    fit = fit_calibration(np.full((110, 2), 0.5), labelled, labelled, errors, np.ones_like(errors))
+    assert fit.sigma_scale == pytest.approx((1.0, 4 ** (1 / 6)), abs=1e-5)
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.1])
+def test_raw_scores_outside_0_to_1(score):
+    with pytest.raises(UsageError, match="raw scores must lie in"):
+        fit_calibration([[score], [0.5]], [[True], [False]], [[True], [True]])
+
+
+def test_gain_is_measured_on_the_other_half():
+    """What a fit is worth is measured on the other half: here the halves contradict each other."""
+    rng = np.random.default_rng(0)
+    odd = np.arange(2000) % 2 == 1
+    errors = rng.normal(size=(2000, 1, 2)) * np.where(odd, 8.0, 1.0)[:, None, None]
+    all_of_them = np.ones((2000, 1), bool)
+    judged = Judged(np.full((2000, 1), 0.5), ~odd[:, None], all_of_them, errors, np.ones_like(errors), np.ones(2000))
+    _, gain = calibrate(judged)
+    assert gain.score_error_after > 0.9
+    assert gain.within_sigma_after == pytest.approx((1.0 + 0.1) / 2, abs=0.02)

@@ -138,3 +138,8 @@ def test_results_of_an_unknown_picture():
 def test_coco17_is_the_skeleton_of_a_bare_person_category():
     truth = dataset([annotation(1, 1, STANDING)]) | {"categories": [{"id": 1, "name": "person"}]}
     assert read_annotations(truth).skeleton is COCO17
+
+
+def test_ap_of_nobody_is_unknown():
+    truth = read_annotations(dataset([annotation(1, 1, STANDING, iscrowd=1)]))
+    assert np.isnan(average_precision(truth, read_results([result(1, STANDING)], truth)))

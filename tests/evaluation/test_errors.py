@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ebapose.evaluation.coco_ap import coco_ap
-from ebapose.evaluation.errors import ERROR_TYPES, NOT_COUNTED, classify_keypoints, error_shares, lost_ap
+from ebapose.evaluation.errors import ERROR_TYPES, NOT_COUNTED, SWAP, classify_keypoints, error_shares, lost_ap
 from ebapose.evaluation.inputs import read_annotations, read_results
 from ebapose.evaluation.matching import match_persons
 from ebapose.skeleton import COCO17
@@ -103,3 +103,13 @@ def test_the_steps_add_up_to_what_was_lost(seed):
     assert found.ap == pytest.approx(coco_ap(annotations, poses, "detector").stats["AP"])
     assert found.ap + sum(found.steps.values()) == pytest.approx(1)
     assert list(found.steps) == ["miss", "swap", "inversion", "jitter", "good", "score", "background", "not found"]
+
+
+def test_one_near_neighbour_makes_a_swap():
+    """One near neighbour is enough, however many others stand around."""
+    people = [annotation(i + 1, 1, STANDING + np.array([150, 0]) * i) for i in range(5)]
+    truth = read_annotations(dataset(people))
+    pose = STANDING.copy()
+    pose[9] = STANDING[9] + [150, 0]
+    poses = read_results([result(1, pose)], truth)
+    assert classify_keypoints(truth, poses, match_persons(truth, poses, "detector"))[0, 9] == SWAP

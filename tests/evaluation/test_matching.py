@@ -72,3 +72,11 @@ def test_nobody_on_either_side():
     matches = match([annotation(1, 1, STANDING)], [], "gt")
     assert matches.pose_of.tolist() == [-1]
     assert np.isnan(matches.predicted(np.zeros((0, 17, 2)))).all()
+
+
+def test_nearness_is_that_of_labelled_keypoints():
+    seen = np.where(np.arange(17) < 3, 2, 0)
+    people = [annotation(1, 1, STANDING + 1000, seen), annotation(2, 1, STANDING - 300)]
+    truth = read_annotations(dataset(people))
+    poses = read_results([result(1, STANDING + 900), result(1, STANDING + 300)], truth)
+    assert match_persons(truth, poses, "gt").pose_of.tolist() == [0, 1]

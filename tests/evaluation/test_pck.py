@@ -94,3 +94,8 @@ def test_curve_and_area_agree_with_pck(errors):
     assert curve[400] == pytest.approx(pck(table, thresholds[400]).overall)
     assert (np.diff(curve) >= 0).all()
     assert pck_auc(table, 0.5) == pytest.approx(curve.mean(), abs=2e-3)
+
+
+def test_overall_counts_every_keypoint_alike():
+    """Every countable keypoint weighs alike, not every kind of keypoint."""
+    assert pck([[0.1, 0.9], [0.1, np.nan], [0.1, np.nan]], 0.2).overall == 0.75

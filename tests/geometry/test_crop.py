@@ -270,3 +270,9 @@ def test_tiny_persons_in_tiny_pictures():
         assert crop.any()
         shrunk = warp_crop(image, [[0.01, 0, 5], [0, 0.01, 5]], (10, 10))
     assert shrunk.shape == (10, 10, 3)
+
+
+def test_a_box_a_million_times_its_picture():
+    """A box that is a million times larger than its picture needs no block of a million px."""
+    matrix = image_to_crop_matrix([[-2e7, -2e7, 2e7, 2e7]], (256, 192))[0]
+    assert warp_crop(np.full((40, 40, 3), 200, np.uint8), matrix, (256, 192)).shape == (256, 192, 3)

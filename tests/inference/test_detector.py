@@ -115,3 +115,19 @@ def test_listed_boxes_that_are_none_are_named() -> None:
 def test_a_score_that_is_none_is_refused(score: float) -> None:
     with pytest.raises(UsageError, match=r"detector score .*: must lie in 0\.\.1"):
         NanoDet(score_threshold=score)
+
+
+def test_a_score_at_the_threshold_is_kept():
+    boxes = Boxes.from_xyxy([[0, 0, 5, 5], [1, 1, 9, 9]], [0.5, 0.49])
+    frame = Frame(np.zeros((10, 10, 3), np.uint8), "a.jpg")
+    assert GivenBoxes({"a.jpg": boxes}, 0.5)(frame).scores.tolist() == [0.5]
+
+
+def test_large_pictures_are_averaged(nanodet: NanoDet):
+    """Large pictures are averaged: bilinear sampling would see the dark columns alone."""
+    image = np.zeros((1664, 1664, 3), np.uint8)
+    image[:, ::4] = image[:, 3::4] = 255
+    blob, factor = nanodet._preprocess(Frame(image))
+    assert factor == 0.25
+    grey = (127.5 - np.array(nanodet.mean)) / nanodet.std
+    np.testing.assert_allclose(blob[0].mean(axis=(1, 2)), grey, atol=0.05)

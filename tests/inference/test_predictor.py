@@ -13,7 +13,7 @@ import ebapose
 from ebapose.card import ModelCard
 from ebapose.errors import InputError, ModelFileError, UsageError
 from ebapose.geometry.crop import crop_scale, image_to_crop, image_to_crop_matrix
-from ebapose.inference.detector import NanoDet, WholeImage
+from ebapose.inference.detector import GivenBoxes, NanoDet, WholeImage
 from ebapose.inference.loading import resolve_model
 from ebapose.inference.predictor import Predictor
 from ebapose.inference.runtime import Runtime
@@ -288,3 +288,13 @@ def test_load_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelFileError, match="models: is a folder, not a model file"):
         ebapose.load("models")
+
+
+def test_listed_entries_that_are_no_boxes_are_named(network, examples):
+    """Listed entries that are no boxes are named with their picture, beside the poses of the good ones."""
+    runtime, card = network
+    frame = Frame(examples[0].image, "a.jpg")
+    given = GivenBoxes({"a.jpg": Boxes.from_xyxy([[118, 200, 368, 618]])}, unusable={"a.jpg": ["entry 3: no box"]})
+    (prediction,) = Predictor(card, runtime, given).stream([frame])
+    assert len(prediction.poses) == 1
+    assert prediction.problems == ("a.jpg: entry 3: no box",)

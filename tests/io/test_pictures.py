@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from ebapose.errors import InputError
 from ebapose.io.complaints import listening, silent_opencv
-from ebapose.io.pictures import decode_image, read_image
+from ebapose.io.pictures import decode_image, encode_picture, read_image
 
 FIXTURES = Path(__file__).parent / "fixtures"
 H, W = 24, 40
@@ -429,3 +429,10 @@ def test_random_damage_is_an_input_error_or_a_picture(suffix: str, data: st.Data
         return
     assert image.dtype == np.uint8
     assert image.shape[2] == 3
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_turned_jpegs_come_at_full_size(orientation):
+    """A mirrored or turned JPEG comes at full size: its reduced px would be counted from the other end."""
+    data = with_exif(".jpg", encode_picture(np.full((31, 45, 3), 90, np.uint8)), orientation)
+    assert decode_image(data, reduce=2).shape == decode_image(data).shape

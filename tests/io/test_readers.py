@@ -171,3 +171,11 @@ def test_wrong_poses(tmp_path: Path, change: dict[str, Any], why: str) -> None:
         read_poses_json(path)
     assert str(error.value).startswith(f"{path}: ")
     assert why in str(error.value)
+
+
+def test_boxes_may_begin_before_the_picture(tmp_path):
+    """A person who is cut off by the picture's left or top edge has a box that begins before it."""
+    (tmp_path / "d.json").write_text(json.dumps([{"image_id": 5, "bbox": [-10, -20.5, 30, 40], "score": 1}]))
+    found = read_detections(tmp_path / "d.json")
+    np.testing.assert_array_equal(found.boxes[5].xyxy, [[-10, -20.5, 20, 19.5]])
+    assert not found.unusable

@@ -288,3 +288,13 @@ def test_listing_is_lazy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
 def test_natural_key() -> None:
     names = ["f10", "F2", "f1", "10", "9", "f2b", "", "f²"]
     assert sorted(names, key=natural_key) == ["", "9", "10", "f1", "F2", "f2b", "f10", "f²"]
+
+
+def test_the_working_folder_comes_before_that_of_the_list(tmp_path, monkeypatch):
+    """Where both have it, the working folder's file is meant, not that beside the list."""
+    (tmp_path / "lists").mkdir()
+    for folder in (tmp_path, tmp_path / "lists"):
+        (folder / "both.jpg").write_bytes(b"x")
+    (tmp_path / "lists" / "all.txt").write_text("both.jpg\n")
+    monkeypatch.chdir(tmp_path)
+    assert [source.path for source in list_sources(tmp_path / "lists" / "all.txt")] == [Path("both.jpg")]

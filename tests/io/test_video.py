@@ -261,7 +261,7 @@ def test_folder_of_frames(tmp_path: Path) -> None:
     (tmp_path / "._frame1.png").write_bytes(b"what macOS writes beside it")
     frames, reader = read(tmp_path, fps=10)
     assert shades(frames) == [shade(1), shade(2), shade(10)]
-    assert [frame.time_s for frame in frames] == pytest.approx([0.0, 0.1, 0.2])
+    assert [frame.time_s for frame in frames] == pytest.approx([0.0, 0.1, 0.3])  # the broken one keeps its time
     assert reader.counts.corrupt == 1
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -489,3 +489,29 @@ def test_reading_is_lazy_and_closes(tmp_path: Path) -> None:
         assert len(list(itertools.islice(reader, 3))) == 3
     assert list(reader) == []
     shutil.rmtree(tmp_path)
+
+
+def test_a_clock_that_begins_anew_goes_on(tmp_path: Path) -> None:
+    for name, fps in (("a.ts", 30), ("b.ts", 5)):
+        write_clip(tmp_path / name, 20 if fps == 5 else 60, fps=fps)
+    both = tmp_path / "ab.ts"
+    both.write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    times = np.array([frame.time_s for frame in read(both)[0]])
+    assert (np.diff(times) > 0).all()
+    np.testing.assert_allclose(np.diff(times[-15:]), 0.2, atol=1e-3)
+    assert times[-1] == pytest.approx(2 + 19 / 5, abs=0.15)
+
+
+def test_an_interruption_while_a_stream_is_waited_for(tmp_path: Path) -> None:
+    class Waiting(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > len(self.getvalue()) // 2:
+                raise KeyboardInterrupt
+            return super().read(size)
+
+        def seekable(self) -> bool:
+            return False
+
+    data = write_clip(tmp_path / "a.mkv", 200).read_bytes()
+    with pytest.raises(KeyboardInterrupt), open_video(Waiting(data)) as frames:
+        list(frames)

@@ -202,3 +202,11 @@ def test_without_pyav_opencv_writes(
     assert 'pip install "ebapose[video]" for H.264 with sound' in caplog.text
     monkeypatch.undo()
     assert 9 <= len(shades(path)) <= 11
+
+
+def test_a_wild_time_stamp_does_not_break_the_file(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", (32, 48), 10.0) as writer:
+        for time_s in (0.0, 0.1, 1e6, 1e6 + 0.1):
+            writer.write(np.zeros((32, 48, 3), np.uint8), time_s)
+    with open_video(tmp_path / "a.mp4") as frames:
+        assert len(list(frames)) == 4

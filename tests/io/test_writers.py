@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from hypothesis import strategies as st
 
 from ebapose.errors import EbaposeError, InputError, MissingDependencyError, UsageError
 from ebapose.io import writers
+from ebapose.io.overlays import Overlays
 from ebapose.io.readers import read_image_ids, read_poses_json
 from ebapose.io.sources import read_frames
 from ebapose.io.writers import COLUMNS, FILE_NAMES, FORMATS, PoseWriter
 from ebapose.skeleton import COCO17
-from ebapose.structures import Boxes, Poses
+from ebapose.structures import Boxes, Frame, Poses
 from poses_factory import make_frame, make_poses
 
 ALL = ("json", "coco", "csv", "parquet")
@@ -452,3 +454,34 @@ def test_every_format_is_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text(encoding="utf-8")
     assert all(f"| `{name}` |" in text for name in FORMATS)
     assert all(f"`{column}`" in text or column in text for column in COLUMNS)
+
+
+def test_case_alone_makes_no_other_name(tmp_path):
+    """`A.png` and `a.png` have two overlays on file systems that do not tell A from a, too."""
+    overlays = Overlays(tmp_path, lambda image, _: image)
+    for name in ("in/A.png", "in/a.png"):
+        overlays.write(Frame(np.zeros((8, 8, 3), np.uint8), name), Poses.empty(COCO17, "m", (8, 8)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["A.jpg", "a_pose.jpg"]
+
+
+@pytest.mark.parametrize("name", ["json", "csv"])
+def test_infinity_is_no_number(tmp_path, name):
+    """An infinite standard deviation is none: neither JSON nor a table has infinity."""
+    poses = make_poses(1)
+    poses = replace(poses, sigmas_px=np.where(np.arange(17)[:, None] == 0, np.inf, poses.sigmas_px))
+    with PoseWriter(tmp_path, [name]) as writer:
+        writer.write(Frame(np.zeros((48, 64, 3), np.uint8), "a.jpg"), poses)
+    text = next(tmp_path.iterdir()).read_text()
+    assert "nfinity" not in text
+    assert "inf" not in text
+
+
+def test_an_input_that_an_earlier_run_has_drawn_survives(tmp_path):
+    """The picture that was looked at survives, even if an earlier run has drawn it."""
+    blank = np.zeros((8, 8, 3), np.uint8)
+    Overlays(tmp_path, lambda image, _: image).write(Frame(blank, "in/a.png"), Poses.empty(COCO17, "m", (8, 8)))
+    before = (tmp_path / "a.jpg").read_bytes()
+    again = Overlays(tmp_path, lambda image, _: image + 200)
+    again.write(Frame(blank, str(tmp_path / "a.jpg")), Poses.empty(COCO17, "m", (8, 8)))
+    assert (tmp_path / "a.jpg").read_bytes() == before
+    assert (tmp_path / "a_pose.jpg").is_file()

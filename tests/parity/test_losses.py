@@ -13,7 +13,7 @@ from vectors import GOLDEN, generator
 
 torch = pytest.importorskip("torch")
 
-from ebapose.training.loss import heatmap_loss, simcc_loss  # noqa: E402
+from ebapose.training.loss import coordinate_loss, heatmap_loss, simcc_loss  # noqa: E402
 
 DTYPES = [(torch.float64, 1e-9, 2e-6), (torch.float32, 1e-6, 5e-6)]  # value rel, gradient of the largest entry
 
@@ -114,3 +114,10 @@ def test_simple_baseline(dtype, value_rel, gradient_rel):
     value.backward()
     wanted = golden["weighted/grad"]
     np.testing.assert_allclose(output.grad.numpy(), wanted, rtol=0, atol=gradient_rel * np.abs(wanted).max())
+
+
+def test_every_layer_counts_in_full():
+    """Every decoder layer counts in full: the sum over layers, not their mean."""
+    one = torch.full((2, 3, 2), 0.3)
+    loss = coordinate_loss(torch.stack([one] * 6), torch.zeros(2, 3, 2), torch.ones(2, 3))
+    torch.testing.assert_close(loss, torch.tensor(6 * 0.3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from ebapose.skeleton import COCO17
+from ebapose.tracking import pictures
 from ebapose.tracking.angles import joint_angle_sigmas, joint_angles, joint_triplets
 from ebapose.tracking.pictures import ContactSheet, TrackPlots
 from poses_factory import make_poses
@@ -60,3 +62,25 @@ def test_plots(tmp_path: Path) -> None:
     assert picture is not None
     assert picture.std() > 5
     assert TrackPlots().save(tmp_path) == []
+
+
+def test_a_sheet_is_even_in_time_whatever_the_rate():
+    sheet = ContactSheet(tiles=8, width_px=80)
+    times = [i / 30 for i in range(300)] + [10.0 + i for i in range(1, 11)]
+    for time_s in times:
+        sheet.add(np.zeros((6, 8, 3), np.uint8), time_s)
+    kept = [time_s for _, time_s in sheet._kept]
+    assert len(kept) < 16
+    assert sum(time_s < 10 for time_s in kept) <= len(kept) / 2 + 2
+
+
+def test_long_tracks_and_many_short_ones_stay_small(monkeypatch):
+    monkeypatch.setattr(pictures, "_MOST_POSES", 16)
+    plots = TrackPlots(most=3)
+    for second in range(400):
+        poses = make_poses(2)
+        plots.add(replace(poses, track_ids=np.array([1, 2 + second // 2])), float(second))
+    assert len(plots._paths[1].poses) < 16
+    assert plots._paths[1].frames == 400
+    assert len(plots._paths) < 2 * pictures._MANY_PATHS
+    assert 1 in plots._paths

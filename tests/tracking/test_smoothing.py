@@ -114,3 +114,28 @@ def test_scores_boxes_and_sigmas_stay() -> None:
     np.testing.assert_array_equal(found.scores, given.scores)
     with pytest.raises(ValueError, match="track ids"):
         smoother(Poses.empty(COCO17, "m", (480, 640)), 0.0)
+
+
+def test_never_beyond_what_was_measured():
+    """However sure one frame is after doubtful ones: the filter never goes beyond what was measured."""
+    smoother = Smoother()
+    for index in range(30):
+        smoother(pose(np.full((17, 2), 200.0), 30.0), index / FPS)
+    sure = smoother(pose(np.full((17, 2), 260.0), 0.3), 1.0).keypoints
+    assert sure.min() > 200
+    assert sure.max() <= 260
+
+
+def test_passers_by_leave_nothing():
+    """Hours of passers-by leave nothing behind."""
+    smoother = Smoother()
+    for number in range(100):
+        smoother(pose(np.full((17, 2), 200.0), 3.0, track_id=number + 1), float(number))
+    assert len(smoother._states) == 1
+
+
+def test_no_model_is_that_sure():
+    """A model that claims to be infinitely sure is still smoothed, by a thousandth of the person's size."""
+    raw = 200 + np.random.default_rng(2).normal(0, 0.2, (60, 17, 2))
+    floor = 1e-3 * np.sqrt(100 * 300)
+    np.testing.assert_allclose(run(raw, 1e-6), run(raw, floor), atol=1e-3)

@@ -14,9 +14,10 @@ from ebapose.skeleton import COCO17
 from ebapose.structures import Boxes, Frame, Poses
 from ebapose.tracking.assignment import assign
 from ebapose.tracking.metrics import Match, TrackingScores, score_tracks
+from ebapose.tracking.motion import BoxMotion
 from ebapose.tracking.scenarios import SimulatedEyes, walk
 from ebapose.tracking.stream import look
-from ebapose.tracking.tracker import Tracker, TrackerOptions
+from ebapose.tracking.tracker import MAX_COST, Tracker, TrackerOptions
 
 SEEDS = (0, 1)
 
@@ -196,3 +197,74 @@ def test_metrics_by_hand() -> None:
     assert halved.idf1 == pytest.approx(2 * 15 / 35)
     nothing = score_tracks([([0], [], np.zeros((1, 0)))])
     assert (nothing.mota, nothing.idf1, nothing.misses) == (0.0, 0.0, 1)
+
+
+def test_of_two_overlooked_who_overlap_one_is_followed():
+    """Of two overlooked persons who overlap only one is followed: both boxes would give the same pose."""
+    tracker = Tracker()
+    for index in range(3):
+        tracker.update(two_poses((100, 130)), index / 30)
+    tracker.update(Poses.empty(COCO17, "m", (480, 640)), 0.1)
+    assert len(tracker.overlooked(0.1, (480, 640))) == 1
+
+
+def cost(tracker, poses, time_s):
+    return tracker._costs(tracker._tracks, poses, time_s)[0, 0]
+
+
+def test_boxes_apart_are_two_persons():
+    """Boxes that nowhere overlap are two persons, whatever the poses look like."""
+    tracker = Tracker()
+    tracker.update(two_poses((100,)), 0.0)
+    poses = replace(two_poses((100,)), boxes=Boxes.from_xyxy([[500, 100, 560, 260]], [0.9]))
+    assert cost(tracker, poses, 1 / 30) > MAX_COST
+
+
+def test_poses_are_expected_further_on():
+    """A person on the way is compared where the pose should be by now."""
+    tracker = Tracker()
+    for index in range(20):
+        tracker.update(two_poses((100 + 10 * index,)), index / 30)
+    assert cost(tracker, two_poses((300 + 20,)), 22 / 30) < 0.2
+
+
+def test_unsure_keypoints_prove_little():
+    """Where the model is unsure of the keypoints a distance between two poses proves little."""
+    costs = []
+    for sigma in (0.5, 20.0):
+        sure = replace(two_poses((100,)), sigmas_px=np.full((1, 17, 2), sigma))
+        tracker = Tracker()
+        tracker.update(sure, 0.0)
+        costs.append(cost(tracker, replace(sure, keypoints=sure.keypoints + 15), 1 / 30))
+    assert costs[1] < costs[0] - 0.1
+
+
+def test_time_stamps_that_go_back():
+    """Time stamps that go back do not throw a person backwards."""
+    motion = BoxMotion.start([0, 0, 10, 20], 0.0).detected([5, 0, 15, 20], 0.1)
+    np.testing.assert_array_equal(motion.at(0.0).center, motion.center)
+
+
+def test_a_runner_whose_boxes_do_not_overlap_is_believed_at_the_second_sight():
+    tracker = Tracker()
+    tracker.update(Poses.empty(COCO17, "m", (480, 640)), 0.0)
+    found = [tracker.update(two_poses((50 + 130 * i,)), 0.2 * (i + 1)) for i in range(4)]
+    assert [len(poses) for poses in found] == [1, 1, 1, 1]  # the first of all is believed at once
+    tracker = Tracker()
+    tracker.update(two_poses((560,)), 0.0)
+    found = [tracker.update(two_poses((560, x)), 0.2 * (i + 1)) for i, x in enumerate((20, 150, 280))]
+    assert [poses.track_ids.tolist() for poses in found] == [[1], [1, 2], [1, 2]]
+
+
+def test_two_who_are_seen_once_each_far_apart_are_nobody_yet():
+    tracker = Tracker()
+    tracker.update(two_poses((300,)), 0.0)
+    assert tracker.update(two_poses((300, 50)), 0.2).track_ids.tolist() == [1]
+    assert tracker.update(two_poses((300, 550)), 0.4).track_ids.tolist() == [1]  # three heights in a fifth of a second
+
+
+def test_a_box_that_ends_at_the_border_is_not_followed():
+    tracker = Tracker()
+    tracker.update(two_poses((100,)), 0.0)
+    tracker._tracks[0].motion.center = np.array([670 - 1e-6, 180.0])  # as float32 it begins where the picture ends
+    assert len(tracker.expected(0.0, (480, 640))) == 0

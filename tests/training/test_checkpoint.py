@@ -15,7 +15,7 @@ from torch import nn
 
 import ebapose.training.checkpoint as checkpoint
 from ebapose.errors import EbaposeError, ModelFileError, UsageError
-from ebapose.training.checkpoint import Progress, load_checkpoint, remove_leftovers, save_checkpoint
+from ebapose.training.checkpoint import Progress, load_checkpoint, refuse_other_data, remove_leftovers, save_checkpoint
 from ebapose.training.config import load_train_config
 
 RECIPE = {"optim": {"lr": 0.1}, "run": {"workers": 2}}
@@ -144,3 +144,31 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
     with safe_open(path, framework="pt") as file:
         assert json.loads(file.metadata()["ebapose_checkpoint"])["progress"]["step"] == 7
+
+
+def test_standing_still_is_not_better():
+    """Standing still is not getting better: patience runs out."""
+    progress = Progress(step=1)
+    assert progress.judge(0.5)
+    progress.step = 2
+    assert not progress.judge(0.5)
+    assert (progress.best_step, progress.bad_validations) == (1, 1)
+
+
+class Records(list):
+    source = "a.json"
+
+
+def test_more_or_fewer_persons_are_refused(tmp_path):
+    refuse_other_data([3], [Records([0] * 3)], tmp_path)
+    for now in (2, 4):
+        with pytest.raises(UsageError, match=f"{now} persons, but .* was made with 3"):
+            refuse_other_data([3], [Records([0] * now)], tmp_path)
+
+
+def test_averaged_weights_come_back(tmp_path):
+    model, ema = nn.Linear(3, 2), nn.Linear(3, 2)
+    save_checkpoint(tmp_path / "c.safetensors", model, ema, [], None, Progress(), {})
+    other, other_ema = nn.Linear(3, 2), nn.Linear(3, 2)
+    load_checkpoint(tmp_path / "c.safetensors", other, other_ema, [], {})
+    assert all(torch.equal(value, other_ema.state_dict()[name]) for name, value in ema.state_dict().items())

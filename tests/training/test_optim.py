@@ -9,6 +9,7 @@ from ebapose.errors import UsageError
 from ebapose.training.config import OptimConfig
 from ebapose.training.optim import (
     Ema,
+    Muon,
     build_optimizers,
     check_schedule,
     freeze,
@@ -159,3 +160,20 @@ def test_frozen_parts():
         freeze(network(), ["9"], False)
     with pytest.raises(UsageError, match="nothing remains"):
         freeze(network(), ["0", "1", "3"], False)
+
+
+def test_a_norm_named_by_a_frozen_prefix_keeps_its_statistics():
+    """A norm keeps its statistics where a frozen prefix names it, and only there."""
+    model = network()
+    training_mode(model, ["1."], False)
+    assert not model[1].training
+    training_mode(model, ["0."], False)
+    assert model[1].training
+
+
+def test_muon_decays():
+    """Muon's decay is decoupled: without a gradient to follow the weights shrink by lr * weight_decay."""
+    weight = nn.Parameter(torch.ones(3, 5))
+    weight.grad = torch.zeros(3, 5)
+    Muon([{"params": [weight], "weight_decay": 0.2}], lr=0.1).step()
+    torch.testing.assert_close(weight.detach(), torch.full((3, 5), 0.98))

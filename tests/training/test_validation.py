@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -65,3 +66,44 @@ def test_all_processes_validate_with_the_main_ones_statistics(monkeypatch):
         predict(model, [], None, None, SimpleNamespace(num_keypoints=17), SimpleNamespace(num_processes=processes))
         assert model[1].running_mean.tolist() == [mean, mean]
     assert torch.equal(model[0].weight, weights)
+
+
+def test_only_labelled_keypoints_count(people):
+    """Only labelled keypoints count, wherever the network puts the others."""
+    persons = load_coco(people / "val" / "annotations.json").persons()
+    visibility = persons.visibility.copy()
+    visibility[:, 9:11] = 0
+    found = persons.keypoints.astype(float)
+    found[:, 9:11] += 500
+    values = measure(found, np.ones(visibility.shape), replace(persons, visibility=visibility))
+    assert values["oks"] == pytest.approx(1)
+
+
+def test_the_mirrored_crops_are_merged(monkeypatch):
+    """Every crop is looked at mirrored, too, and both outputs are merged."""
+    monkeypatch.setattr(validation, "gather_object", list)
+    seen = []
+
+    class Codec:
+        def merge_flip(self, plain, mirrored, flip_indices):
+            seen.append((plain[0], mirrored[0], flip_indices))
+            return ("merged",)
+
+        def decode(self, outputs):
+            assert outputs == ("merged",)
+            return SimpleNamespace(keypoints=np.zeros((1, 2, 2)), scores=np.ones((1, 2)))
+
+    images = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2)
+    batch = SimpleNamespace(broken=[], images=images, samples=[{"index": 0, "matrix": np.eye(2, 3)}])
+    spec = SimpleNamespace(mean=(0, 0, 0), std=(1, 1, 1))
+    accelerator = SimpleNamespace(num_processes=1, device="cpu", autocast=nullcontext)
+    skeleton = SimpleNamespace(num_keypoints=2, flip_indices=np.array([1, 0]))
+
+    class Echo(nn.Module):
+        def forward(self, images):
+            return (images,)
+
+    validation.predict(Echo(), [batch], Codec(), spec, skeleton, accelerator)
+    ((plain, mirrored, flip_indices),) = seen
+    np.testing.assert_array_equal(mirrored, plain[..., ::-1])
+    assert flip_indices is skeleton.flip_indices

@@ -258,7 +258,8 @@ class _Run:
         self._tables: list[VideoTable] = []
         self._window: Window | None = None
         self._sheet = ContactSheet() if "sheet" in formats else None
-        self._plots = TrackPlots(min_score=min_score) if "plots" in formats else None
+        aspect = video.info.pixel_aspect
+        self._plots = TrackPlots(min_score=min_score, pixel_aspect=aspect) if "plots" in formats else None
         info, reader = video.info, video.reader
         with ExitStack() as opened:  # where one cannot be opened, no older file is touched
             for name, suffix in TABLE_SUFFIXES.items():
@@ -358,6 +359,8 @@ class _Run:
                 failures.append(EbaposeError(f"{path}: cannot be written ({trouble.strerror})"))
             except EbaposeError as trouble:
                 failures.append(trouble)
+            except Exception as trouble:  # a mistake of ours must not cost the other files
+                failures.append(EbaposeError(f"{path}: cannot be completed ({type(trouble).__name__}: {trouble})"))
             else:
                 if path.exists():
                     self.summary.files.append(path)

@@ -211,13 +211,14 @@ def open_video(
         info, images = _open_stream(opened, name, counts, live)
     stem = "video" if stem == "pipe_0" else stem
     if fps is not None:
-        info, images = replace(info, fps=fps), _at_rate(images, fps)
+        info, images = replace(info, fps=fps), _at_rate(images, fps, counts)
     return VideoReader(info if live is None else replace(info, live=live), images, counts, stem, path)
 
 
-def _at_rate(images: Iterator[TimedImage], fps: float) -> Iterator[TimedImage]:
+def _at_rate(images: Iterator[TimedImage], fps: float, counts: ReadCounts) -> Iterator[TimedImage]:
+    """At a constant rate; what was left out as damaged keeps its time."""
     for index, (image, _) in enumerate(images):
-        yield image, index / fps
+        yield image, (index + counts.corrupt) / fps
 
 
 def _open_stream(

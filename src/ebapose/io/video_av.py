@@ -33,6 +33,8 @@ _LIVE_OPTIONS = {"rtsp_transport": "tcp", "fflags": "nobuffer", "flags": "low_de
 _NO_STAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS: the stamps are made up from a rate that is made up, too
 _TELL_DURATION = ("matroska", "flv", "asf", "mxf")  # formats whose header says how long they are; others are estimated
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+LONGEST_STEP_S = 20_000.0  # between two frames; more is a broken time stamp
+JITTER_S = 1.0  # time stamps that go back farther belong to a clock that began anew
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 10.0
 LONGEST_DAMAGE_S = 10.0
@@ -65,12 +67,17 @@ def open_with_av(
     """
     if live is None and is_address and source.startswith(_LIVE_PROTOCOLS):
         live = True
-    container = _open_container(av, source, name, is_address, bool(live))
+    stream_in = None if isinstance(source, str) else _Patient(source)
+    try:
+        container = _open_container(av, stream_in or source, name, is_address, bool(live))
+    finally:
+        if stream_in is not None:
+            stream_in.check()
     if live is None:
         live = is_address and _is_endless(container)
     try:
         stream = _video_stream(av, container, name)
-        frames = _frames(av, container, stream, name, counts, bool(live))
+        frames = _frames(av, container, stream, name, counts, bool(live), stream_in)
         first = next(frames, None)
         if first is None:
             cause = _SAVE_IT if _may_not_seek(source, is_address) else ""
@@ -157,7 +164,42 @@ def _video_stream(av: ModuleType, container: Any, name: str) -> Any:
     return streams[0]
 
 
-def _frames(av: ModuleType, container: Any, stream: Any, name: str, counts: ReadCounts, live: bool) -> Iterator[Any]:
+class _Patient:
+    """A binary stream for FFmpeg, which lets no exception out of its reading: Ctrl-C while it waits would be lost.
+
+    The exception is kept, and FFmpeg told that this is the end; `check` raises it.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._error: BaseException | None = None
+
+    def read(self, size: int) -> bytes:
+        """At most so many bytes, none at the end."""
+        try:
+            return b"" if self._error is not None else bytes(self._stream.read(size))
+        except BaseException as error:
+            self._error = error
+            return b""
+
+    def check(self) -> None:
+        """Raise what reading raised."""
+        if self._error is not None:
+            raise self._error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _frames(
+    av: ModuleType,
+    container: Any,
+    stream: Any,
+    name: str,
+    counts: ReadCounts,
+    live: bool,
+    stream_in: _Patient | None = None,
+) -> Iterator[Any]:
     """Decoded frames; damaged packets and frames are counted, and what cannot be read any further ends it.
 
     FFmpeg marks the frames that it had to mend, but not those which are made from them. So after a damaged one all are
@@ -171,9 +213,13 @@ def _frames(av: ModuleType, container: Any, stream: Any, name: str, counts: Read
     while not broken:
         try:
             packet = next(packets, None)
+            if stream_in is not None:
+                stream_in.check()
             if packet is None:
                 return
         except av.error.FFmpegError as error:  # a broken connection, a file that was cut off
+            if stream_in is not None:
+                stream_in.check()
             if not live:
                 _logger.warning("%s: cannot be read to its end (%s)", name, _reason(error))
             packet, broken = None, _reason(error)  # the decoder may still hold frames
@@ -214,7 +260,7 @@ def _images(
 ) -> Iterator[TimedImage]:
     """Upright RGB pictures with growing time stamps in s; closes the container at the end."""
     start = first.time if info.live else (container.start_time or 0) / 1_000_000
-    last = -1 / info.fps
+    last, shift = -1 / info.fps, 0.0
     number = 0
     # Live and without stamps of its own: only the wall clock knows
     clock_start = time.monotonic() if info.live and container.format.flags & _NO_STAMPS else None
@@ -229,9 +275,12 @@ def _images(
                 end_s = stamp + (float(frame.duration * frame.time_base) or 1 / info.fps)
             if clock_start is not None:
                 stamp = time.monotonic() - clock_start + float(start or 0)
-            time_s = last + 1 / info.fps if stamp is None else float(stamp) - float(start or 0)
-            if time_s <= last:  # broken time stamps: some streams begin again from 0
-                time_s = last + 1 / info.fps
+            next_s = last + 1 / info.fps
+            time_s = next_s if stamp is None else float(stamp) - float(start or 0) + shift
+            if number and not last - JITTER_S < time_s <= last + LONGEST_STEP_S:  # some streams begin again from 0
+                time_s, shift = next_s, shift + next_s - time_s
+            elif time_s <= last:
+                time_s = next_s
             last = time_s
             yield _to_rgb(frame), max(0.0, time_s)
             number += 1
@@ -252,8 +301,8 @@ def _promised_s(container: Any, stream: Any, info: VideoInfo) -> float:
     match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)\0*", stream.metadata.get("DURATION", ""))
     if match:
         return 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3])
-    sound_s = 0.5 if info.has_audio else 0.0  # the sound may go on for a little longer
-    return max(0.0, (container.duration or 0) / 1_000_000 - sound_s)
+    # with sound the container's duration may be that of the sound, which may go on for as long as it likes
+    return 0.0 if info.has_audio else (container.duration or 0) / 1_000_000
 
 
 def _to_rgb(frame: Any) -> UInt8Array:

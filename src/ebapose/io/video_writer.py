@@ -27,6 +27,7 @@ from ebapose.io.video_av import for_ffmpeg, import_av
 from ebapose.structures import UInt8Array
 
 _CLOCK = 90_000  # ticks per s, the customary clock of video
+_LONGEST_STEP = 20_000 * _CLOCK  # between two frames: MP4 holds it in 31 bits
 _ENCODERS = {  # best first; builds of FFmpeg without GPL parts lack the first
     "libx264": {"preset": "veryfast", "crf": "21"},
     "libopenh264": {"b": "6M"},
@@ -77,7 +78,7 @@ class VideoWriter:
         self._hw = hw
         self._even_hw = (hw[0] + hw[0] % 2, hw[1] + hw[1] % 2)
         self._audio_from = audio_from
-        self._first_tick, self._last_tick = 0, -1
+        self._first_tick, self._last_tick, self._skipped_ticks = 0, -1, 0
         self._frame_ticks = max(1, round(_CLOCK / fps))
         self._open = True
         self._av = import_av()
@@ -90,10 +91,10 @@ class VideoWriter:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """OSErrors (FFmpeg's are such) become one line that says what is left."""
+        """Errors of the system and of FFmpeg become one line that says what is left."""
         try:
             yield
-        except (OSError, ValueError) as error:
+        except _troubles(self._av) as error:
             reason = getattr(error, "strerror", None) or str(error)
             kept = f"; what was written until then plays: {self.partial}" if self._partial_plays() else ""
             raise EbaposeError(f"{self.path}: cannot be written ({reason}){kept}") from error
@@ -102,11 +103,12 @@ class VideoWriter:
         """Whether at least one frame of the partial file can be decoded."""
         if self._av is None or not self.partial.exists():
             return False
-        try:
-            with self._av.open(for_ffmpeg(self.partial)) as container:
-                return next(container.decode(video=0), None) is not None
-        except (OSError, ValueError, IndexError):
-            return False
+        with (
+            contextlib.suppress(IndexError, *_troubles(self._av)),
+            self._av.open(for_ffmpeg(self.partial)) as container,
+        ):
+            return next(container.decode(video=0), None) is not None
+        return False
 
     def write(self, image: UInt8Array, time_s: float | None = None) -> None:
         """Add a picture.
@@ -123,7 +125,11 @@ class VideoWriter:
         if self._even_hw != self._hw:
             down, right = self._even_hw[0] - self._hw[0], self._even_hw[1] - self._hw[1]
             image = np.asarray(cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_REPLICATE), np.uint8)
-        tick = self._last_tick + self._frame_ticks if time_s is None else round(time_s * _CLOCK)
+        following = self._last_tick + self._frame_ticks
+        tick = following if time_s is None else round(time_s * _CLOCK) - self._skipped_ticks
+        if self.num_frames and tick > self._last_tick + _LONGEST_STEP:
+            self._skipped_ticks += tick - following
+            tick = following
         self._last_tick = max(tick, self._last_tick + 1, 0)
         if self.num_frames == 0:
             self._first_tick = self._last_tick
@@ -152,7 +158,7 @@ class VideoWriter:
         audio = self._audio_from
         try:
             _remux(self._av, self.partial, target, audio, self._first_tick / _CLOCK)
-        except (OSError, ValueError) as error:
+        except _troubles(self._av) as error:
             if audio is None or _is_disk_trouble(error):
                 raise
             _logger.warning("%s: its sound cannot be taken over (%s)", audio, error)
@@ -169,6 +175,11 @@ class VideoWriter:
                 self.close()
         else:
             self.close()
+
+
+def _troubles(av: Any) -> tuple[type[Exception], ...]:
+    """What writing may raise; not all of FFmpeg's errors are OSErrors."""
+    return (OSError, ValueError) if av is None else (OSError, ValueError, av.error.FFmpegError)
 
 
 def _is_disk_trouble(error: Exception) -> bool:
@@ -253,7 +264,7 @@ def _remux(av: ModuleType | None, video: Path, target: Path, audio: Path | None,
         copied = out.add_stream_from_template(stream)
         # Encoders that reorder frames begin later than 0 in fragments, where no edit list takes it back
         delay = (stream.start_time or 0) - round(start_s / stream.time_base)
-        end_s = float((source.duration or 0) / av.time_base)
+        end_s = start_s + float((source.duration or 0) / av.time_base)
         sounds = iter(()) if sound is None or not sound.streams.audio else _sound(av, sound, out, end_s)
         waiting = next(sounds, None)
         for packet in source.demux(stream):
@@ -274,8 +285,10 @@ def _remux(av: ModuleType | None, video: Path, target: Path, audio: Path | None,
 def _sound(av: ModuleType, source: Any, out: Any, end_s: float) -> Iterator[tuple[float, Any]]:
     """Packets of sound with their times in s, copied where MP4 can hold the codec, else encoded as AAC."""
     stream = source.streams.audio[0]
+    if stream.codec_context is None:
+        raise ValueError("its codec is unknown here")
     start_s = (source.start_time or 0) / av.time_base
-    copy = stream.codec_context.name in _MP4_AUDIO
+    copy = stream.codec_context.codec.canonical_name in _MP4_AUDIO
     target = out.add_stream_from_template(stream) if copy else out.add_stream("aac", rate=stream.rate or 48_000)
 
     def packets() -> Iterator[tuple[float, Any]]:

@@ -28,31 +28,39 @@ SHEET_TILES = 16
 SHEET_WIDTH_PX = 1600
 SHORTEST_PLOT_S = 0.3
 _PATHS = ("nose", "left_wrist", "right_wrist", "left_ankle", "right_ankle")
-_GAP_S = 0.25  # a line is broken where a person was out of sight for longer
+_GAP_S = 0.25  # a line is broken where a person was out of sight for longer, and for more than two frames
+_MOST_POSES = 20_000  # of one person: 11 minutes at 30 frames per s
+_MANY_PATHS = 64
+_GONE_S = 60.0
 _LEFT, _RIGHT, _GREY = "#ff8c00", "#1482ff", "#60656e"  # as in `ebapose.draw`
 
 
 class ContactSheet:
     """Pictures of a clip at even distances in time, whatever its length: add all frames, then `image`.
 
-    Small copies of every n-th frame are kept; n doubles whenever there are too many.
+    Small copies of frames are kept, a step in time apart, which grows whenever there are too many.
     """
 
     def __init__(self, tiles: int = SHEET_TILES, width_px: int = SHEET_WIDTH_PX) -> None:
         self._tiles, self._width_px = max(2, tiles), width_px
         self._kept: list[tuple[UInt8Array, float]] = []
-        self._every, self._count = 1, 0
+        self._step_s = 0.0
 
     def add(self, image: UInt8Array, time_s: float) -> None:
         """Offer the next frame, RGB uint8 (H, W, 3)."""
-        if self._count % self._every == 0:
-            width = self._width_px // self._columns(self._tiles)
-            height = max(1, round(image.shape[0] * width / image.shape[1]))
-            small = cv2.resize(image, (width, min(height, 2 * width)), interpolation=cv2.INTER_AREA)
-            self._kept.append((np.asarray(small, np.uint8), time_s))
-            if len(self._kept) >= 2 * self._tiles:
-                self._kept, self._every = self._kept[::2], 2 * self._every
-        self._count += 1
+        if self._kept and time_s - self._kept[-1][1] < self._step_s:
+            return
+        width = self._width_px // self._columns(self._tiles)
+        height = max(1, round(image.shape[0] * width / image.shape[1]))
+        small = cv2.resize(image, (width, min(height, 2 * width)), interpolation=cv2.INTER_AREA)
+        self._kept.append((np.asarray(small, np.uint8), time_s))
+        if len(self._kept) >= 2 * self._tiles:
+            self._step_s = 0.999 * (time_s - self._kept[0][1]) / self._tiles
+            spread = self._kept[:1]
+            for one in self._kept[1:]:
+                if one[1] - spread[-1][1] >= self._step_s:
+                    spread.append(one)
+            self._kept = spread if len(spread) < len(self._kept) else self._kept[::2]
 
     @staticmethod
     def _columns(tiles: int) -> int:
@@ -62,7 +70,9 @@ class ContactSheet:
         """The sheet, RGB uint8: row by row, each picture with its time. Raises EbaposeError without frames."""
         if not self._kept:
             raise EbaposeError("a contact sheet needs at least one frame")
-        chosen = np.unique(np.linspace(0, len(self._kept) - 1, self._tiles).round().astype(int))
+        times = np.array([time_s for _, time_s in self._kept])
+        wanted = np.linspace(times[0], times[-1], self._tiles)
+        chosen = np.unique(np.abs(wanted[:, None] - times).argmin(axis=1))
         kept = [self._kept[i] for i in chosen]
         height, width = kept[0][0].shape[:2]
         columns = self._columns(len(kept))
@@ -86,37 +96,59 @@ class ContactSheet:
 
 @dataclass
 class _Path:
+    """One person's way; of a long one every n-th frame, as the sheet has them."""
+
+    frames: int = 0
+    every: int = 1
     times_s: list[float] = field(default_factory=list)
-    keypoints: list[Float32Array] = field(default_factory=list)
-    sigmas_px: list[Float32Array] = field(default_factory=list)
-    scores: list[Float32Array] = field(default_factory=list)
+    poses: list[Float32Array] = field(default_factory=list)  # (K, 5): x, y, their standard deviations, the score
+
+    def add(self, pose: Float32Array, time_s: float) -> None:
+        if self.frames % self.every == 0:
+            self.times_s.append(time_s)
+            self.poses.append(pose)
+            if len(self.poses) >= _MOST_POSES:
+                self.times_s, self.poses, self.every = self.times_s[::2], self.poses[::2], 2 * self.every
+        self.frames += 1
 
 
 class TrackPlots:
     """Plots of every track: where its keypoints went, and its joint angles over time. Add all frames, then `save`.
 
+    Args:
+        min_score: keypoints below are left out.
+        most: persons, the longest there.
+        pixel_aspect: width of a pixel divided by its height; angles are those of the picture as it is shown.
+
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
 
-    def __init__(self, *, min_score: float = DRAWN_SCORE, most: int = 12) -> None:
+    def __init__(self, *, min_score: float = DRAWN_SCORE, most: int = 12, pixel_aspect: float = 1.0) -> None:
         try:
             import matplotlib.figure  # noqa: F401 - only whether it is there
         except ImportError:
             raise MissingDependencyError("matplotlib", "train", "drawing plots") from None
-        self._min_score, self._most = min_score, most
+        self._min_score, self._most, self._pixel_aspect = min_score, most, pixel_aspect
         self._paths: defaultdict[int, _Path] = defaultdict(_Path)
         self._skeleton: Skeleton | None = None
+        self._limit = _MANY_PATHS
 
     def add(self, poses: Poses, time_s: float) -> None:
         """Take in a frame's poses, with track ids."""
         self._skeleton = poses.skeleton
         for number, identity in enumerate(() if poses.track_ids is None else poses.track_ids.tolist()):
-            path = self._paths[identity]
-            path.times_s.append(time_s)
-            path.keypoints.append(poses.keypoints[number])
-            path.sigmas_px.append(poses.sigmas_px[number])
-            path.scores.append(poses.scores[number])
+            parts = (poses.keypoints[number], poses.sigmas_px[number], poses.scores[number, :, None])
+            self._paths[identity].add(np.concatenate(parts, axis=1), time_s)
+        if len(self._paths) >= self._limit:
+            self._forget(time_s)
+
+    def _forget(self, now_s: float) -> None:
+        """Those who are gone and will not be among the longest: others, gone too, were there for longer."""
+        gone = [i for i, path in self._paths.items() if now_s - path.times_s[-1] > _GONE_S * path.every]
+        for identity in sorted(gone, key=lambda i: -self._paths[i].frames)[self._most :]:
+            del self._paths[identity]
+        self._limit = max(_MANY_PATHS, 2 * len(self._paths))
 
     def save(self, folder: Path) -> list[Path]:
         """Write `track_0001.png` and so on for the longest tracks; returns the files. Raises OSError.
@@ -124,7 +156,7 @@ class TrackPlots:
         Those of an earlier run are removed: their persons are others. A folder that stays empty is not left behind.
         """
         long = [i for i, path in self._paths.items() if path.times_s[-1] - path.times_s[0] >= SHORTEST_PLOT_S]
-        chosen = sorted(sorted(long, key=lambda i: -len(self._paths[i].times_s))[: self._most])
+        chosen = sorted(sorted(long, key=lambda i: -self._paths[i].frames)[: self._most])
         earlier = set(folder.glob("track_[0-9][0-9][0-9][0-9]*.png"))
         try:
             written = [self._plot(identity, folder / f"track_{identity:04d}.png") for identity in chosen]
@@ -142,10 +174,14 @@ class TrackPlots:
         assert self._skeleton is not None
         path, names = self._paths[identity], self._skeleton.keypoint_names
         times = np.array(path.times_s)
-        scores = np.stack(path.scores)
-        points = np.where(scores[..., None] >= self._min_score, np.stack(path.keypoints), np.nan).astype(np.float64)
-        sigmas = np.stack(path.sigmas_px).astype(np.float64)
-        starts = np.flatnonzero(np.diff(times) > _GAP_S) + 1  # nan before them breaks the lines
+        poses = np.stack(path.poses).astype(np.float64)
+        poses[..., [0, 2]] *= self._pixel_aspect
+        points = np.where(poses[..., 4:] >= self._min_score, poses[..., :2], np.nan)
+        sigmas = poses[..., 2:4]
+        steps = np.diff(times)
+        starts = (
+            np.flatnonzero(steps > max(_GAP_S, 2.5 * float(np.median(steps)))) + 1
+        )  # nan before them breaks the lines
         times_gaps = np.insert(times, starts, np.nan)
         points = np.insert(points, starts, np.nan, axis=0)
         sigmas = np.insert(sigmas, starts, np.nan, axis=0)

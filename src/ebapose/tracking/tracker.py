@@ -25,6 +25,8 @@ Float64Array = NDArray[np.float64]
 MAX_COST = 0.8  # of a pair of track and detection; 0: same box and same pose
 CROWDED_IOU = 0.15  # boxes that overlap more may be mixed up: then every frame is looked at
 SLOW_S = 0.5  # between frames: beyond, waiting for another frame to believe in somebody would lose them
+FASTEST = 6.0  # body heights per s: a sprinter
+SIZE_RATIO = 1.4  # between two sights of somebody who has been seen once only
 DOUBTFUL = 0.6  # a pose whose score falls below this share of its usual one has lost its person
 
 
@@ -46,7 +48,7 @@ class TrackerOptions:
     max_overlooked_s: float = 1.0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Track:
     motion: BoxMotion
     keypoints: Float64Array  # (K, 2) image px, of the last pose
@@ -120,7 +122,9 @@ class Tracker:
         self._followed = []
         boxes, scores = [], []
         for track in self._tracks:
-            box = track.motion.at(time_s).box_xyxy
+            box = track.motion.at(time_s).box_xyxy.astype(
+                np.float32
+            )  # as `Boxes` holds it: what is left must have area
             if track.visible and box_geometry.area(box_geometry.clip(box, image_hw)) > 0:
                 self._followed.append(track)
                 boxes.append(box)
@@ -153,6 +157,13 @@ class Tracker:
                 owners[chosen[j]] = free[i]
             taken = {i for i, _ in pairs}
             free = [track for i, track in enumerate(free) if i not in taken]
+        new = [track for track in free if track.visible and track.hits == 1]
+        left = np.array([n for n, owner in enumerate(owners) if owner is None], np.intp)
+        if new and len(left):
+            pairs = assign(_reach_costs(new, poses.boxes.xyxy[left], time_s), 1.0)
+            for i, j in pairs:
+                owners[left[j]] = new[i]
+                free.remove(new[i])
         self._missed = [track for track in free if track.visible and track.identity]
         for track in free:
             track.visible = False
@@ -187,7 +198,7 @@ class Tracker:
         self._followed, boxes, scores = [], [], []
         others = np.array([track.motion.box_xyxy for track in self._tracks if track.visible]).reshape(-1, 4)
         for track in self._missed:
-            box = track.motion.at(time_s).box_xyxy
+            box = track.motion.at(time_s).box_xyxy.astype(np.float32)
             alone = not (box_geometry.iou(box[None], others) > CROWDED_IOU).any()
             fresh = time_s - track.detected_s <= self.options.max_overlooked_s
             if alone and fresh and box_geometry.area(box_geometry.clip(box, image_hw)) > 0:
@@ -248,6 +259,24 @@ class Tracker:
         known = np.flatnonzero(identities)
         known = known[np.argsort(identities[known])]
         return replace(poses, track_ids=identities)[known]
+
+
+def _reach_costs(tracks: list[_Track], boxes_xyxy: NDArray[np.floating], time_s: float) -> Float64Array:
+    """(T, N) how far somebody who was seen once, and may be running, would have come, as a share of what is possible.
+
+    Where frames are far apart the boxes of a fast person do not overlap, and nothing is known of the direction yet.
+    Beyond 1: too far, or of another size.
+    """
+    boxes = np.asarray(boxes_xyxy, np.float64)
+    centers, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    costs = np.full((len(tracks), len(boxes)), 2.0)
+    for i, track in enumerate(tracks):
+        reach = FASTEST * float(track.motion.size_wh.max()) * (time_s - track.seen_s)
+        scales = np.sqrt(np.maximum(sizes.prod(axis=1), 1.0)) / track.motion.scale
+        alike = (scales > 1 / SIZE_RATIO) & (scales < SIZE_RATIO)
+        distances = np.linalg.norm(centers - track.motion.center, axis=1) / max(reach, 1e-6)
+        costs[i] = np.where(alike, np.minimum(distances, 2.0), 2.0)
+    return costs
 
 
 def joined(some: Poses, more: Poses) -> Poses:
