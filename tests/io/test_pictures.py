@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -18,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebapose.errors import InputError
-from ebapose.io.complaints import listening, silent_opencv
 from ebapose.io.pictures import decode_image, encode_picture, read_image
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -273,53 +268,6 @@ def test_bytes_too_many_do_not_cost_the_picture(capfd: pytest.CaptureFixture[str
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_others_write_meanwhile_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
-    complaints: list[str] = []
-    with listening(complaints):
-        os.write(2, b"one\nCorrupt JPEG data: bad Huffman code\ntwo\n")
-    assert complaints == ["Corrupt JPEG data: bad Huffman code"]
-    assert capfd.readouterr().err == "one\ntwo\n"
-
-
-_IN_THREADS = """
-import os, sys
-from concurrent.futures import ThreadPoolExecutor
-from ebapose.io.complaints import _opencv_log
-from ebapose.io.pictures import read_image
-def state():
-    return os.fstat(2).st_ino, os.fstat(2).st_dev, _opencv_log.getLogLevel()
-before = state()
-sys.setswitchinterval(1e-6)
-with ThreadPoolExecutor(8) as pool:
-    list(pool.map(read_image, sys.argv[1:] * 8))
-assert state() == before, f"{before} became {state()}"
-"""
-
-
-def test_threads_leave_the_process_as_it_was(tmp_path: Path) -> None:
-    """In a process of its own: what the first threads make for all is made once in each."""
-    files = [tmp_path / f"{i}{suffix}" for i in range(4) for suffix in (".jpg", ".png")]
-    for file in files:
-        file.write_bytes(encode(file.suffix, np.tile(large_picture(), (8, 8, 1))))
-    done = subprocess.run([sys.executable, "-c", _IN_THREADS, *map(str, files)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on Windows")
-def test_a_forked_child_does_not_wait_for_threads_that_it_does_not_have() -> None:
-    data = encode(".jpg", picture())
-    with listening([]), silent_opencv():  # as another thread of the parent, which does not go on in the child
-        child = os.fork()
-        if not child:
-            with contextlib.suppress(BaseException):
-                signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                signal.alarm(30)
-                decode_image(data)
-                os._exit(0)
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
-
-
 def test_damaged() -> None:
     data = bytearray(encode(".png", large_picture()))
     data[len(data) // 2] ^= 255
@@ -432,7 +380,7 @@ def test_random_damage_is_an_input_error_or_a_picture(suffix: str, data: st.Data
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
-def test_turned_jpegs_come_at_full_size(orientation):
+def test_turned_jpegs_come_at_full_size(orientation: int) -> None:
     """A mirrored or turned JPEG comes at full size: its reduced px would be counted from the other end."""
     data = with_exif(".jpg", encode_picture(np.full((31, 45, 3), 90, np.uint8)), orientation)
     assert decode_image(data, reduce=2).shape == decode_image(data).shape

@@ -30,8 +30,8 @@ SHORTEST_PLOT_S = 0.3
 _PATHS = ("nose", "left_wrist", "right_wrist", "left_ankle", "right_ankle")
 _GAP_S = 0.25  # a line is broken where a person was out of sight for longer, and for more than two frames
 _MOST_POSES = 20_000  # of one person: 11 minutes at 30 frames per s
-_MANY_PATHS = 64
-_GONE_S = 60.0
+_MANY_PATHS = 64  # from here on those are forgotten who will not be drawn
+_GONE_S = 60.0  # out of sight for longer: will not come back as the same
 _LEFT, _RIGHT, _GREY = "#ff8c00", "#1482ff", "#60656e"  # as in `ebapose.draw`
 
 
@@ -96,7 +96,7 @@ class ContactSheet:
 
 @dataclass
 class _Path:
-    """One person's way; of a long one every n-th frame, as the sheet has them."""
+    """One person's way; of a long one every n-th frame, where n doubles whenever there are too many."""
 
     frames: int = 0
     every: int = 1
@@ -145,7 +145,7 @@ class TrackPlots:
 
     def _forget(self, now_s: float) -> None:
         """Those who are gone and will not be among the longest: others, gone too, were there for longer."""
-        gone = [i for i, path in self._paths.items() if now_s - path.times_s[-1] > _GONE_S * path.every]
+        gone = [i for i, path in self._paths.items() if now_s - path.times_s[-1] > _GONE_S]
         for identity in sorted(gone, key=lambda i: -self._paths[i].frames)[self._most :]:
             del self._paths[identity]
         self._limit = max(_MANY_PATHS, 2 * len(self._paths))
@@ -179,9 +179,8 @@ class TrackPlots:
         points = np.where(poses[..., 4:] >= self._min_score, poses[..., :2], np.nan)
         sigmas = poses[..., 2:4]
         steps = np.diff(times)
-        starts = (
-            np.flatnonzero(steps > max(_GAP_S, 2.5 * float(np.median(steps)))) + 1
-        )  # nan before them breaks the lines
+        longest_s = max(_GAP_S, 2.5 * float(np.median(steps)))
+        starts = np.flatnonzero(steps > longest_s) + 1  # nan before them breaks the lines
         times_gaps = np.insert(times, starts, np.nan)
         points = np.insert(points, starts, np.nan, axis=0)
         sigmas = np.insert(sigmas, starts, np.nan, axis=0)

@@ -62,6 +62,10 @@ class _Track:
     hits: int = 1
     visible: bool = True
 
+    def box_at(self, time_s: float) -> NDArray[np.float32]:
+        """(4,) where the box should be, as `Boxes` holds it: what is left of it in the picture must still have area."""
+        return self.motion.at(time_s).box_xyxy.astype(np.float32)
+
     def take(self, poses: Poses, number: int, time_s: float) -> None:
         """Remember a pose as the last one."""
         self.keypoints, self.variances, self.scores = _pose_parts(poses, number)
@@ -122,9 +126,7 @@ class Tracker:
         self._followed = []
         boxes, scores = [], []
         for track in self._tracks:
-            box = track.motion.at(time_s).box_xyxy.astype(
-                np.float32
-            )  # as `Boxes` holds it: what is left must have area
+            box = track.box_at(time_s)
             if track.visible and box_geometry.area(box_geometry.clip(box, image_hw)) > 0:
                 self._followed.append(track)
                 boxes.append(box)
@@ -157,7 +159,7 @@ class Tracker:
                 owners[chosen[j]] = free[i]
             taken = {i for i, _ in pairs}
             free = [track for i, track in enumerate(free) if i not in taken]
-        new = [track for track in free if track.visible and track.hits == 1]
+        new = [track for track in free if track.visible and track.hits == 1]  # nobody knows where to they are moving
         left = np.array([n for n, owner in enumerate(owners) if owner is None], np.intp)
         if new and len(left):
             pairs = assign(_reach_costs(new, poses.boxes.xyxy[left], time_s), 1.0)
@@ -198,7 +200,7 @@ class Tracker:
         self._followed, boxes, scores = [], [], []
         others = np.array([track.motion.box_xyxy for track in self._tracks if track.visible]).reshape(-1, 4)
         for track in self._missed:
-            box = track.motion.at(time_s).box_xyxy.astype(np.float32)
+            box = track.box_at(time_s)
             alone = not (box_geometry.iou(box[None], others) > CROWDED_IOU).any()
             fresh = time_s - track.detected_s <= self.options.max_overlooked_s
             if alone and fresh and box_geometry.area(box_geometry.clip(box, image_hw)) > 0:
