@@ -20,10 +20,10 @@ import numpy as np
 
 from ebapose.atomic import write_text
 from ebapose.cli.terminal import print_error
-from ebapose.codecs.decoded import SEGMENT_SHARE
 from ebapose.data.coco_file import read_coco_json
 from ebapose.data.transforms import truncated_box
 from ebapose.errors import EbaposeError, InputError
+from ebapose.geometry.oks import SEGMENT_SHARE
 
 _ATTEMPTS = 40
 

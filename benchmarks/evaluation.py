@@ -21,8 +21,8 @@ import numpy as np
 
 from ebapose.evaluation.coco_ap import coco_ap
 from ebapose.evaluation.inputs import read_annotations, read_results
-from ebapose.evaluation.oks import select_poses
 from ebapose.evaluation.report import evaluate_predictions
+from ebapose.geometry.oks import select_poses
 from ebapose.skeleton import COCO17
 
 

@@ -11,9 +11,9 @@ import pytest
 from ebapose import zoo
 from ebapose.cli import main
 from ebapose.errors import InputError, UsageError
-from ebapose.evaluation.oks import select_poses
 from ebapose.evaluation.run import evaluate, model_of_card
 from ebapose.evaluation.tables import read_report
+from ebapose.geometry.oks import select_poses
 from ebapose.models.registry import model_name
 from ebapose.skeleton import COCO17
 from pose_sets import STANDING, annotation, dataset, result

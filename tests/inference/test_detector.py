@@ -29,7 +29,7 @@ def test_the_people_of_the_examples_are_found(nanodet: NanoDet, examples: list[F
         assert len(found) == len(people), frame.name
         assert (iou(people, found.xyxy).max(axis=1) > 0.7).all(), frame.name
         assert (np.diff(found.scores) <= 0).all()  # best first
-        assert found.scores.min() >= nanodet.score_threshold
+        assert found.scores.min() >= nanodet.sure_score
 
 
 def test_bfloat16_finds_the_same_people(nanodet: NanoDet, examples: list[Frame]) -> None:

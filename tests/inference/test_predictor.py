@@ -17,6 +17,7 @@ from ebapose.inference.detector import GivenBoxes, NanoDet, WholeImage
 from ebapose.inference.loading import resolve_model
 from ebapose.inference.predictor import Predictor
 from ebapose.inference.runtime import Runtime
+from ebapose.skeleton import COCO17
 from ebapose.structures import Boxes, Frame, Poses
 
 Network = tuple[Runtime, ModelCard]
@@ -298,3 +299,58 @@ def test_listed_entries_that_are_no_boxes_are_named(network, examples):
     (prediction,) = Predictor(card, runtime, given).stream([frame])
     assert len(prediction.poses) == 1
     assert prediction.problems == ("a.jpg: entry 3: no box",)
+
+
+class Listed:
+    """A detector that knows its boxes, and from which score on it is sure."""
+
+    def __init__(self, boxes: Boxes, sure_score: float | None = None) -> None:
+        self.boxes = boxes
+        if sure_score is not None:
+            self.sure_score = sure_score
+
+    def __call__(self, frame: Frame) -> Boxes:
+        return self.boxes
+
+
+@pytest.fixture
+def listed(examples: list[Frame], nanodet: NanoDet) -> Boxes:
+    """Of park.jpg: its two persons, the first once more a little further, nobody, and the second in doubt."""
+    xyxy = nanodet(examples[1]).xyxy
+    assert len(xyxy) == 2
+    height, width = examples[1].hw
+    corner = [width - 60, height - 120, width, height]
+    return Boxes.from_xyxy([xyxy[0], xyxy[0] + 4, corner, xyxy[1]], [0.9, 0.5, 0.34, 0.3])
+
+
+def test_the_predictor_judges_the_boxes_of_a_detector_that_is_not_sure(
+    network: Network, examples: list[Frame], listed: Boxes
+) -> None:
+    runtime, card = network
+    frame = examples[1]
+    trusting, judging = (Predictor(card, runtime, Listed(listed, sure)) for sure in (None, 0.35))
+    (trusted,), (judged,) = trusting.stream([frame]), judging.stream([frame])
+    assert trusted.used.all()
+    assert judged.used.tolist() == [True, False, False, True]
+    np.testing.assert_array_equal(judged.poses.boxes.xyxy, listed.xyxy[[0, 3]])
+    np.testing.assert_allclose(judged.poses.keypoints, trusted.poses.keypoints[[0, 3]], atol=0.01)
+    (given,) = judging.stream([frame], [listed])
+    assert given.used.all()  # whoever gives boxes wants a pose for each
+
+
+def test_people_who_lie_are_found_by_their_poses(examples: list[Frame], nanodet: NanoDet) -> None:
+    lying = np.ascontiguousarray(np.rot90(examples[1].image))
+    assert len(nanodet(Frame(lying))) == 0
+    poses = ebapose.load()(lying)
+    assert len(poses) == 2
+    assert ((poses.boxes.scores >= 0.2) & (poses.boxes.scores < 0.35)).all()
+    assert (poses.scores.mean(axis=1) >= 0.5).all()
+    upright = ebapose.load()(examples[1])
+    trunk = [
+        COCO17.keypoint_names.index(f"{side}_{joint}") for side in ("left", "right") for joint in ("shoulder", "hip")
+    ]
+    found, right = poses.keypoints[:, trunk].mean(axis=1), upright.keypoints[:, trunk].mean(axis=1)
+    turned = np.stack([examples[1].hw[1] - 1 - found[:, 1], found[:, 0]], axis=-1)
+    heights = upright.boxes.xyxy[:, 3] - upright.boxes.xyxy[:, 1]
+    near = np.linalg.norm(turned[:, None] - right, axis=-1) < 0.15 * heights
+    assert near.sum(axis=0).tolist() == near.sum(axis=1).tolist() == [1, 1]

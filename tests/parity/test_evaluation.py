@@ -13,7 +13,7 @@ import pytest
 
 from ebapose.evaluation.coco_ap import coco_ap
 from ebapose.evaluation.inputs import Results, read_annotations, read_results
-from ebapose.evaluation.oks import decay_scores, oks, oks_nms, pose_oks, pose_scores, select_poses, soft_oks_nms
+from ebapose.geometry.oks import decay_scores, oks, oks_nms, pose_oks, pose_scores, select_poses, soft_oks_nms
 from ebapose.skeleton import COCO17
 
 GOLDEN = Path(__file__).parent.parent / "golden"

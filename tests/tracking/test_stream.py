@@ -45,6 +45,18 @@ def test_drawn_walkers_who_cross(tmp_path: Path) -> None:
     assert found.switches == 0
 
 
+def test_people_whom_the_detector_is_never_sure_of(tmp_path: Path) -> None:
+    """A photograph of two, turned on its side, as a clip: scores of 0.29 and 0.32."""
+    park = cv2.cvtColor(cv2.imread(str(EXAMPLES / "park.jpg")), cv2.COLOR_BGR2RGB)
+    lying = np.ascontiguousarray(np.rot90(park)[:, :540])
+    path = write_clip(tmp_path / "lying.mp4", 8, hw=lying.shape[:2], fps=30, images=[lying] * 8)
+    with predictor().track(path) as tracked:
+        found = [poses for _, poses in tracked]
+        assert tracked.counts.detections < 8  # who is in sight is followed
+    assert [poses.track_ids.tolist() for poses in found] == [[1, 2]] * 8
+    assert max(poses.boxes.scores.max() for poses in found) < 0.35
+
+
 def test_a_real_person_who_moves_through_another_picture(tmp_path: Path) -> None:
     """The sitting woman of one photograph, moved to and fro before another's wall."""
     park = cv2.cvtColor(cv2.imread(str(EXAMPLES / "park.jpg")), cv2.COLOR_BGR2RGB)

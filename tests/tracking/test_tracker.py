@@ -99,12 +99,40 @@ def test_frames_far_apart(interval_s: float) -> None:
     assert [ids.tolist() for ids in found] == [[1], [1], [1, 2], [1, 2]]
 
 
-def test_low_scores_continue_but_do_not_begin() -> None:
+@pytest.mark.parametrize(("keypoint_score", "expected"), [(0.49, [1]), (0.51, [1, 2])])
+def test_low_scores_continue_but_begin_only_with_a_convincing_pose(keypoint_score: float, expected: list[int]) -> None:
     tracker = Tracker()
     tracker.update(two_poses((100,)), 0.0)
     for index in range(1, 6):
-        found = tracker.update(two_poses((100, 400), (0.4, 0.4)), index / 30)
-        assert found.track_ids.tolist() == [1]
+        poses = two_poses((100, 400), (0.4, 0.4))
+        found = tracker.update(replace(poses, scores=np.full_like(poses.scores, keypoint_score)), index / 30)
+        assert found.track_ids.tolist() == (expected if index > 1 else [1])
+
+
+def test_a_second_box_on_somebody_begins_nothing() -> None:
+    tracker = Tracker()
+    for index in range(5):
+        poses = two_poses((100, 103))
+        assert tracker.update(poses, index / 30).track_ids.tolist() == [1]
+
+
+def test_weak_detections_get_a_pose_where_they_continue_a_track_or_nobody_is_in_sight() -> None:
+    tracker = Tracker(TrackerOptions(sure_score=0.35))
+
+    def looked_at(*rows: tuple[float, float]) -> list[tuple[float, float]]:
+        """Left edge and score of those of such boxes that get a pose."""
+        boxes = Boxes.from_xyxy([[x, 100, x + 60, 260] for x, _ in rows], [score for _, score in rows])
+        chosen = tracker.worth_a_look(boxes, 1.0)
+        return [(float(x), round(float(score), 2)) for x, score in zip(chosen.xyxy[:, 0], chosen.scores, strict=True)]
+
+    assert looked_at() == []
+    assert looked_at((100, 0.5), (110, 0.3), (400, 0.2)) == [(100, 0.5), (400, 0.2)]  # nobody in sight: as in a picture
+    tracker.update(two_poses((100,)), 1.0)
+    assert looked_at((100, 0.5), (400, 0.2)) == [(100, 0.5)]
+    assert looked_at((110, 0.3), (104, 0.2), (400, 0.2)) == [(104, 0.2)]  # the nearest
+    assert looked_at((140, 0.3), (400, 0.2)) == []  # IoU 0.2
+    assert looked_at((400, 0.4), (104, 0.2)) == [(400, 0.4), (104, 0.2)]
+    assert looked_at((102, 0.4), (100, 0.2)) == [(102, 0.4)]  # nobody was overlooked
 
 
 def followed(seconds: float, score: float, other_x: float | None = None) -> list[int]:

@@ -14,7 +14,7 @@ from torch import nn
 import ebapose.training.validation as validation
 from ebapose.data.coco import CocoKeypoints, load_coco
 from ebapose.errors import UsageError
-from ebapose.evaluation.oks import pose_scores
+from ebapose.geometry.oks import pose_scores
 from ebapose.training.validation import check_metric, measure, predict
 
 

@@ -56,7 +56,8 @@ def predict(
         annotations: COCO annotations that name the image ids for --save coco.
         flip_test: Also run mirror images and average: a little more accurate, twice the cost.
         whole_image: Do not look for persons: one person fills each picture.
-        detector_score: Person boxes below this score are dropped; 0.35 if not given, and none of those of --boxes.
+        detector_score: Person boxes below this score are dropped. If not given: none of those of --boxes, and of the
+            detector's those below 0.35, but for those from 0.2 on whose pose convinces.
         batch_size: Most persons that go through the network at once.
         threads: CPU threads; all available ones by default.
         min_score: Keypoints below this score are not drawn.
@@ -85,15 +86,13 @@ def predict(
     if whole_image and detector_score is not None:
         raise UsageError("--detector-score: with --whole-image there is no detector")
     video = VideoOptions(smooth=smooth, detect_every_s=detect_every, show=show, seconds=seconds, fps=fps)
-    detector: PersonDetector | Literal["whole-image"]
+    detector: PersonDetector | Literal["nanodet", "whole-image"] = "nanodet"
     if boxes is not None:
         given = _as_usage(read_detections, boxes)
         detector = GivenBoxes(given.boxes, detector_score or 0.0, given.unusable)
     elif whole_image:
         detector = "whole-image"
-    elif detector_score is None:
-        detector = NanoDet(threads=threads)
-    else:
+    elif detector_score is not None:
         detector = NanoDet(detector_score, threads=threads)
     predictor = load(model, runtime, detector=detector, flip_test=flip_test, batch_size=batch_size, threads=threads)
     with ProgressBar("predicting", "pictures", quiet) as progress:

@@ -14,11 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ebapose.card import Calibration
 from ebapose.errors import ModelFileError
+from ebapose.geometry.oks import SEGMENT_SHARE
 
 Float32Array = NDArray[np.float32]
-
-# Share of a person's bounding box that its segmentation covers, on average over COCO; OKS is defined by that area.
-SEGMENT_SHARE = 0.53
 
 CONFIDENT = 0.5  # score from which the poses of two runtimes are compared: below, two places often compete
 

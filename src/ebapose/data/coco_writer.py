@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebapose.atomic import write_text
-from ebapose.codecs.decoded import SEGMENT_SHARE
 from ebapose.errors import InputError, UsageError
+from ebapose.geometry.oks import SEGMENT_SHARE
 from ebapose.io.pictures import read_image
 from ebapose.skeleton import Skeleton
 

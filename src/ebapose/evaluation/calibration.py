@@ -21,7 +21,7 @@ from ebapose.errors import UsageError
 from ebapose.evaluation.coco_ap import BoxMode
 from ebapose.evaluation.inputs import Annotations, Results
 from ebapose.evaluation.matching import match_persons
-from ebapose.evaluation.oks import keypoint_similarity
+from ebapose.geometry.oks import keypoint_similarity
 
 FloatArray = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ebapose.errors import MissingDependencyError, UsageError
 from ebapose.evaluation.inputs import Annotations, Results, read_annotations, read_results
-from ebapose.evaluation.oks import group_rows, paired_oks
+from ebapose.geometry.oks import group_rows, paired_oks
 
 STAT_NAMES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 RECALLS = np.linspace(0, 1, 101)
@@ -63,7 +63,7 @@ def coco_ap(
     Args:
         annotations: COCO keypoint annotations: read ones, a file, or its content.
         results: COCO results: read ones, a file, or its content. Their scores are taken as they are: rescoring and
-            OKS-NMS (`ebapose.evaluation.oks`) come before.
+            OKS-NMS (`ebapose.geometry.oks`) come before.
         box_mode: see `CocoAP`; it changes no number, but has to be said.
 
     Raises:

@@ -1,7 +1,7 @@
 """What goes wrong, and what it costs: kinds of errors after Ronchi and Perona.
 
 Ronchi and Perona, "Benchmarking and Error Diagnosis in Multi-Instance Pose Estimation", ICCV 2017. Every labelled
-keypoint of a matched person is, by its similarity to the truth (ks, see `ebapose.evaluation.oks`):
+keypoint of a matched person is, by its similarity to the truth (ks, see `ebapose.geometry.oks`):
 
 - good: ks >= 0.85, what human annotators reach among themselves;
 - jitter: 0.5 <= ks < 0.85, near the right place;
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ebapose.evaluation.coco_ap import average_precision
 from ebapose.evaluation.inputs import Annotations, Results
 from ebapose.evaluation.matching import Matches
-from ebapose.evaluation.oks import group_rows, keypoint_similarity
+from ebapose.geometry.oks import group_rows, keypoint_similarity
 
 ERROR_TYPES = ("good", "jitter", "inversion", "swap", "miss")
 GOOD, JITTER, INVERSION, SWAP, MISS = range(5)

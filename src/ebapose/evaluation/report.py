@@ -33,9 +33,9 @@ from ebapose.evaluation.errors import ERROR_TYPES, LostAP, classify_keypoints, e
 from ebapose.evaluation.inputs import Annotations, Results, read_annotations, read_results
 from ebapose.evaluation.markdown import NO_POSES, markdown, percent
 from ebapose.evaluation.matching import Matches, match_persons
-from ebapose.evaluation.oks import keypoint_similarity
 from ebapose.evaluation.pck import box_sizes, head_sizes, mean_error, pck, pck_auc, relative_errors, torso_sizes
 from ebapose.evaluation.worst import draw_worst
+from ebapose.geometry.oks import keypoint_similarity
 
 FloatArray = NDArray[np.float64]
 

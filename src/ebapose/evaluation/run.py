@@ -20,9 +20,9 @@ from ebapose.errors import InputError, UsageError
 from ebapose.evaluation.calibration import CalibrationGain, Judged, calibrate, judge
 from ebapose.evaluation.coco_ap import BoxMode
 from ebapose.evaluation.inputs import NO_ANNOTATION, Results, read_annotations
-from ebapose.evaluation.oks import RESCORE_THRESHOLD, pose_scores, select_poses
 from ebapose.evaluation.report import Report, evaluate_predictions
 from ebapose.geometry.crop import fit_boxes
+from ebapose.geometry.oks import RESCORE_THRESHOLD, pose_scores, select_poses
 from ebapose.inference.detector import WholeImage
 from ebapose.inference.loading import load
 from ebapose.inference.predictor import Predictor

@@ -25,7 +25,11 @@ from ebapose.structures import Boxes, Frame
 
 
 class PersonDetector(Protocol):
-    """Finds the persons of one picture."""
+    """Finds the persons of one picture.
+
+    Every box gets a pose, unless the detector has an attribute `sure_score`: then boxes below it are kept only where
+    their pose convinces, and of several boxes on one person the best (`ebapose.geometry.persons`).
+    """
 
     def __call__(self, frame: Frame) -> Boxes:
         """Boxes in image px, best first. Raises InputError when the picture cannot be used."""
@@ -75,11 +79,16 @@ class NanoDet:
     """The bundled person detector: NanoDet-g (416x416, Apache-2.0), see its card in `ebapose/zoo`.
 
     Args:
-        score_threshold: boxes below it are dropped. The card lists the recall at 0.2, 0.3 and 0.4.
+        score_threshold: boxes from this score on are persons. The card lists the recall at 0.2, 0.3 and 0.4.
+        doubted_from: boxes between this score and `score_threshold` are found, too, for their poses to decide; by
+            default none.
         iou_threshold: of the suppression of double boxes.
         max_persons: keep at most this many, best first.
         threads: CPU threads, all available ones by default.
         bfloat16: calculate in it where the CPU can; the card lists the recall with and without.
+
+    Attributes:
+        sure_score: `score_threshold`, see `PersonDetector`.
     """
 
     size = 416
@@ -96,15 +105,18 @@ class NanoDet:
         threads: int | None = None,
         path: Path = zoo.DETECTOR,
         bfloat16: bool = True,
+        doubted_from: float | None = None,
     ) -> None:
-        if not 0 <= score_threshold <= 1:  # NaN is refused, too
-            raise UsageError(f"detector score {score_threshold:g}: must lie in 0..1")
+        for score in (score_threshold, score_threshold if doubted_from is None else doubted_from):
+            if not 0 <= score <= 1:  # NaN is refused, too
+                raise UsageError(f"detector score {score:g}: must lie in 0..1")
         if not path.is_file():
             raise ModelFileError(f"{path}: the person detector is missing, the installation is incomplete")
         expected = json.loads(card_path(path).read_text(encoding="utf-8"))["sha256"]
         if sha256_of(path) != expected:
             raise ModelFileError(f"{path}: sha256 differs from its card: damaged or replaced")
-        self.score_threshold, self.iou_threshold, self.max_persons = score_threshold, iou_threshold, max_persons
+        self.sure_score, self.iou_threshold, self.max_persons = score_threshold, iou_threshold, max_persons
+        self.least_score = score_threshold if doubted_from is None else min(doubted_from, score_threshold)
         self._runtime: Runtime = open_plain(path, threads, bfloat16=bfloat16)
 
     def __call__(self, frame: Frame) -> Boxes:
@@ -135,13 +147,13 @@ class NanoDet:
         return blob, factor
 
     def _candidates(self, outputs: tuple[NDArray[np.float32], ...]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Boxes (M, 4) in px of the 416 input and scores (M,), above the threshold, from the six output arrays."""
+        """Boxes (M, 4) in px of the 416 input and scores (M,), from `least_score` on, from the six output arrays."""
         by_shape = {output.shape[1:]: output[0] for output in outputs}
         all_boxes, all_scores = [], []
         for stride in self.strides:
             cells = self.size // stride
             scores = by_shape[cells * cells, 80][:, 0]
-            chosen = np.flatnonzero(scores >= self.score_threshold)
+            chosen = np.flatnonzero(scores >= self.least_score)
             sides = by_shape[cells * cells, 44][chosen].reshape(-1, 4, 11)
             weights = np.exp(sides - sides.max(axis=-1, keepdims=True))
             distances = (weights @ np.arange(11, dtype=np.float32)) / weights.sum(axis=-1) * stride

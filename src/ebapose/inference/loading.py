@@ -26,6 +26,8 @@ from ebapose.models.registry import list_models
 
 # bfloat16 is used only where it moves keypoints by less than this on average (crop px).
 BFLOAT16_TOLERANCE_PX = 0.1
+# Box score of the bundled detector from which a convincing pose makes somebody a person.
+DOUBTED_FROM = 0.2
 
 
 def resolve_model(model: str | Path) -> Path:
@@ -64,7 +66,8 @@ def load(
     Args:
         model: name of a bundled model, or a file (.onnx, .xml, .safetensors).
         runtime: "auto" (OpenVINO), "openvino", "onnxruntime" or "torch".
-        detector: "nanodet" (bundled), "whole-image" (one person fills the picture), or any `PersonDetector`.
+        detector: "nanodet" (bundled; persons are those it is sure of, and others whose pose convinces), "whole-image"
+            (one person fills the picture), or any `PersonDetector`.
         flip_test: also run the mirrored crops and average: a little more accurate, twice the cost.
         batch_size: most persons that go through the network at once.
         threads: CPU threads, all available ones by default.
@@ -86,7 +89,7 @@ def load(
             opened, lambda: load_model_file(path, runtime, threads, precision="bf16")[0], _agreement(card)
         )
     if detector == "nanodet":
-        detector = NanoDet(threads=threads)
+        detector = NanoDet(threads=threads, doubted_from=DOUBTED_FROM)
     elif detector == "whole-image":
         detector = WholeImage()
     elif not callable(detector):

@@ -2,7 +2,8 @@
 
     frame -> detector (boxes) -> crop matrix and warp -> runtime (logits) -> codec (crop px) -> image px -> Poses
 
-Persons go through the network in batches; the persons of several frames share one.
+Persons go through the network in batches; the persons of several frames share one. Where the detector is in doubt, the
+pose decides (`ebapose.geometry.persons`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ebapose.codecs import Codec, apply_calibration, build_codec
 from ebapose.errors import InputError, UsageError
 from ebapose.geometry import boxes as box_geometry
 from ebapose.geometry.crop import crop_scale, crop_to_image, image_to_crop_matrix, warp_crop
+from ebapose.geometry.persons import believed, worth_a_look
 from ebapose.inference.detector import GivenBoxes, PersonDetector
 from ebapose.inference.runtime import Runtime
 from ebapose.io.readers import LARGEST_PX
@@ -55,12 +57,16 @@ class StageTimes:
 
 @dataclass
 class _Job:
-    """One frame on its way: its boxes, and what its crops gave (keypoints, scores, sigmas in crop px) as it arrives."""
+    """One frame on its way: its boxes, and what its crops gave (keypoints, scores, sigmas in crop px) as it arrives.
+
+    `sure_score`: of its detector; None where every box shall have a pose.
+    """
 
     frame: Frame
     boxes: Boxes
     problems: list[str]
     used: NDArray[np.bool_]
+    sure_score: float | None
     matrices: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2, 3)))
     parts: list[tuple[NDArray[np.float32], ...]] = field(default_factory=list)
     waiting: int = 0
@@ -106,6 +112,11 @@ class Predictor:
         self.flip_test, self.batch_size = flip_test, batch_size
         self.codec: Codec = build_codec(card.codec, card.input, card.skeleton)
         self.times = StageTimes()
+
+    @property
+    def sure_score(self) -> float | None:
+        """From which box score on the detector is sure of a person; None: all of its boxes are persons."""
+        return getattr(self.detector, "sure_score", None)
 
     @overload
     def __call__(self, images: ImageLike, boxes: Boxes | ArrayLike | None = None) -> Poses: ...
@@ -230,6 +241,7 @@ class Predictor:
         from ebapose.io.video import open_video
         from ebapose.tracking.smoothing import SmoothingOptions
         from ebapose.tracking.stream import DETECT_EVERY_S, TrackedVideo
+        from ebapose.tracking.tracker import TrackerOptions
 
         video = open_video(source, fps=fps, live=live)
         if isinstance(self.detector, GivenBoxes):
@@ -240,6 +252,7 @@ class Predictor:
             self._detect,
             self,
             detect_every_s=DETECT_EVERY_S if detect_every_s is None else detect_every_s,
+            tracker=TrackerOptions(sure_score=self.sure_score or 0.0),
             smoothing=SmoothingOptions() if smooth else None,
         )
 
@@ -261,8 +274,11 @@ class Predictor:
         except InputError as error:
             found, problems = Boxes.from_xyxy([]), [str(error)]
         used, unusable = usable_boxes(found, frame)
+        sure_score = self.sure_score if given is None else None
+        if sure_score is not None:
+            used[np.flatnonzero(used)] = worth_a_look(found[used], sure_score)
         boxes = found if used.all() else found[used]
-        job = _Job(frame, boxes, problems + unusable, used)
+        job = _Job(frame, boxes, problems + unusable, used, sure_score)
         if len(boxes):
             spec = self.card.input
             job.matrices = image_to_crop_matrix(boxes.xyxy, spec.size_hw, spec.padding, spec.crop_center)
@@ -308,6 +324,9 @@ class Predictor:
             card.name,
             job.frame.hw,
         )
+        if job.sure_score is not None:
+            chosen = believed(poses.boxes, poses.keypoints, scores, card.skeleton.sigmas, job.sure_score)
+            job.used[np.flatnonzero(job.used)], poses = chosen, poses[chosen]
         self.times.decode += time.perf_counter() - start
         return Prediction(job.frame, poses, tuple(job.problems), job.used)
 

@@ -129,7 +129,7 @@ class TrackedVideo:
 
 def look(tracker: Tracker, detect: Detect, estimate: Estimate, frame: Frame, now_s: float) -> Poses:
     """Poses with track ids of a frame that the detector looks at."""
-    boxes = tracker.steady(inside(detect(frame), frame), now_s)
+    boxes = tracker.steady(tracker.worth_a_look(inside(detect(frame), frame), now_s), now_s)
     poses = tracker.update(estimate(frame, boxes), now_s)
     missed = tracker.overlooked(now_s, frame.hw)
     return tracker.keep(poses, estimate(frame, missed), now_s) if len(missed) else poses

@@ -2,9 +2,9 @@
 
 Each person has a track: a box motion (`ebapose.tracking.motion`) and the last pose. When the detector has run, tracks
 and detections are assigned to each other, all at once, by how much their boxes overlap and how alike their poses are
-(OKS). Detections of low score may only continue a track, not begin one (ByteTrack, Zhang et al. 2022). Whom the
-detector overlooks is followed by the pose, for a while and where nobody else is near. A person out of sight keeps the
-identity for `max_lost_s`. Between detections each box follows its pose.
+(OKS). Detections of low score may continue a track (ByteTrack, Zhang et al. 2022); they begin one only where their pose
+convinces and is nobody else's. Whom the detector overlooks is followed by the pose, for a while and where nobody else is
+near. A person out of sight keeps the identity for `max_lost_s`. Between detections each box follows its pose.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ebapose.codecs.decoded import SEGMENT_SHARE
 from ebapose.geometry import boxes as box_geometry
+from ebapose.geometry.oks import SEGMENT_SHARE
+from ebapose.geometry.persons import believed, worth_a_look
 from ebapose.structures import Boxes, Poses
 from ebapose.tracking.assignment import assign
 from ebapose.tracking.motion import FOLLOWED_STD, BoxMotion
@@ -24,6 +25,7 @@ Float64Array = NDArray[np.float64]
 
 MAX_COST = 0.8  # of a pair of track and detection; 0: same box and same pose
 CROWDED_IOU = 0.15  # boxes that overlap more may be mixed up: then every frame is looked at
+CONTINUED_IOU = 0.5  # a weak detection that overlaps more with where somebody is expected is that person
 SLOW_S = 0.5  # between frames: beyond, waiting for another frame to believe in somebody would lose them
 FASTEST = 6.0  # body heights per s: a sprinter
 SIZE_RATIO = 1.4  # between two sights of somebody who has been seen once only
@@ -35,7 +37,8 @@ class TrackerOptions:
     """How identities are kept.
 
     Attributes:
-        start_score: box score that begins a track.
+        start_score: box score that begins a track, whatever the pose.
+        sure_score: weaker detections get a pose only where they continue a track, or where nobody is in sight.
         confirm: detections in a row before a new track is believed; persons in the first frame, and where frames are
             more than `SLOW_S` apart, are believed at once.
         max_lost_s: how long a person out of sight keeps the identity, in s; until the next frame at least.
@@ -43,6 +46,7 @@ class TrackerOptions:
     """
 
     start_score: float = 0.5
+    sure_score: float = 0.0
     confirm: int = 2
     max_lost_s: float = 3.0
     max_overlooked_s: float = 1.0
@@ -81,7 +85,7 @@ def _pose_parts(poses: Poses, number: int) -> tuple[Float64Array, Float64Array, 
 class Tracker:
     """Gives the poses of one video their identities. Use it frame by frame:
 
-    after the detector ran: `update(poses_of(steady(boxes, time_s)), time_s)`;
+    after the detector ran: `update(poses_of(steady(worth_a_look(boxes, time_s), time_s)), time_s)`;
     else: `follow(poses_of(expected(time_s, image_hw)), time_s)`.
     """
 
@@ -105,6 +109,21 @@ class Tracker:
         overlap = box_geometry.iou(boxes, boxes)
         np.fill_diagonal(overlap, 0)
         return bool(overlap.max() > CROWDED_IOU)
+
+    def worth_a_look(self, boxes: Boxes, time_s: float) -> Boxes:
+        """Which detected boxes should get a pose: each costs as much as a person."""
+        sure = boxes.scores >= self.options.sure_score
+        if sure.all():
+            return boxes
+        seen = [track for track in self._tracks if track.visible]
+        if not any(track.identity for track in seen):
+            return boxes[worth_a_look(boxes, self.options.sure_score)]
+        overlap = box_geometry.iou(np.stack([track.motion.at(time_s).box_xyxy for track in seen]), boxes.xyxy)
+        overlooked = overlap[~(overlap[:, sure] > CONTINUED_IOU).any(axis=1)]
+        best = np.unique(np.where(sure, 0, overlooked).argmax(axis=1))
+        chosen = sure.copy()
+        chosen[best] |= (overlooked[:, best] > CONTINUED_IOU).any(axis=0)
+        return boxes[chosen]
 
     def steady(self, boxes: Boxes, time_s: float) -> Boxes:
         """Detected boxes with less jitter: moved towards where their persons are expected, where that is clear.
@@ -171,6 +190,7 @@ class Tracker:
             track.visible = False
         # A track that was never believed does not outlive a single miss
         self._tracks = [track for track in free if track.identity]
+        somebody = self._somebody(poses, owners)
         for number, owner in enumerate(owners):
             if owner is not None:
                 owner.motion = owner.motion.detected(poses.boxes.xyxy[number], time_s)
@@ -179,7 +199,7 @@ class Tracker:
                 owner.take(poses, number, time_s)
                 # Only where the detector agrees: else the score of a box that lost its person would become usual
                 owner.usual_score += 0.2 * (float(owner.scores.mean()) - owner.usual_score)
-            elif strong[number]:
+            elif somebody[number]:
                 owner = self._begin(poses, number, time_s)
             else:
                 continue
@@ -191,6 +211,12 @@ class Tracker:
         self._first = self._first and not len(poses)
         self._last_s = time_s
         return self._identified(poses, owners)
+
+    def _somebody(self, poses: Poses, owners: list[_Track | None]) -> NDArray[np.bool_]:
+        """(N,) which poses are persons of their own: those of a track, and which others may begin one."""
+        owned = [owner is not None for owner in owners]
+        sigmas, start_score = poses.skeleton.sigmas, self.options.start_score
+        return believed(poses.boxes, poses.keypoints, poses.scores, sigmas, start_score, known=owned)
 
     def overlooked(self, time_s: float, image_hw: tuple[int, int]) -> Boxes:
         """After `update`: where the persons should be who were in sight and whom the detector has not found.

@@ -18,9 +18,9 @@ from ebapose.data.coco import CocoKeypoints
 from ebapose.errors import UsageError
 from ebapose.evaluation.coco_ap import coco_ap
 from ebapose.evaluation.inputs import Annotations, Results
-from ebapose.evaluation.oks import keypoint_similarity, pose_scores
 from ebapose.evaluation.pck import pck, relative_errors, torso_sizes
 from ebapose.geometry.crop import crop_to_image
+from ebapose.geometry.oks import keypoint_similarity, pose_scores
 from ebapose.skeleton import Skeleton
 from ebapose.structures import UInt8Array
 from ebapose.training.loader import Batch, ValidationSamples

@@ -19,6 +19,8 @@ FloatArray = NDArray[np.float64]
 
 _EPS = np.spacing(1.0)  # as pycocotools: keeps an area of 0 finite
 
+# Share of a person's bounding box that its segmentation covers, on average over COCO: stands in for an unknown area.
+SEGMENT_SHARE = 0.53
 RESCORE_THRESHOLD = 0.2  # keypoint scores above it make a pose's score, see `pose_scores`
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebapose.evaluation.oks import (
+from ebapose.geometry.oks import (
     group_rows,
     keypoint_similarity,
     oks,

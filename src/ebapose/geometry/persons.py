@@ -1,0 +1,89 @@
+"""Which of a detector's boxes are persons: those it is sure of, and the others whose pose convinces; nobody twice.
+
+A detector is less sure of people in unusual poses, whom the pose network knows well: its scores decide in doubt. What
+that found, and the numbers below, are in docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ebapose.geometry import boxes as box_geometry
+from ebapose.geometry.oks import SEGMENT_SHARE, pose_oks
+from ebapose.structures import Boxes
+
+MOST_DOUBTED = 8  # doubted boxes of a picture whose poses are looked at: bounds what doubt may cost
+SMALLEST_DOUBTED = 0.25  # of the largest sure box's area: those who were overlooked in front, not everybody far away
+OVERLAP = 0.5  # IoU with a sure box from which a doubted one shows the same person
+INSIDE = 0.7  # share of a doubted box inside another from which it shows a part of that person
+CONVINCING = 0.5  # mean keypoint score: keypoints are more likely right than not
+SAME_POSE = 0.7  # OKS of two poses from which they are one person's
+SAME_DOUBTED = 0.5  # the same for a doubted box
+
+
+def worth_a_look(boxes: Boxes, sure_score: float) -> NDArray[np.bool_]:
+    """Which boxes should get a pose: sure ones, and those in doubt that may be somebody else.
+
+    Args:
+        boxes: of one picture, best first, in image px.
+        sure_score: from this box score on the detector is sure.
+
+    Returns:
+        (N,). Of the doubted boxes, at most `MOST_DOUBTED`, the best ones.
+    """
+    sure = boxes.scores >= sure_score
+    candidate = ~sure
+    if sure.any() and candidate.any():
+        areas = box_geometry.area(boxes.xyxy)
+        candidate &= areas >= SMALLEST_DOUBTED * areas[sure].max()
+        candidate &= (box_geometry.iou(boxes.xyxy, boxes.xyxy[sure]) <= OVERLAP).all(axis=1)
+        candidate &= (_share_inside(boxes.xyxy, boxes.xyxy[sure]) <= INSIDE).all(axis=1)
+    candidate[np.flatnonzero(candidate)[MOST_DOUBTED:]] = False
+    return sure | candidate
+
+
+def believed(
+    boxes: Boxes,
+    keypoints: ArrayLike,
+    keypoint_scores: ArrayLike,
+    sigmas: ArrayLike,
+    sure_score: float,
+    known: ArrayLike | None = None,
+) -> NDArray[np.bool_]:
+    """Which poses are persons: of two that are nearly the same only the better one, doubted ones if they convince.
+
+    Better is the greater product of the box score and the mean keypoint score; a sure box comes before a doubted one.
+
+    Args:
+        boxes: the N boxes that the poses were found in, in image px.
+        keypoints: (N, K, 2) in image px.
+        keypoint_scores: (N, K) in 0..1.
+        sigmas: (K,) of the skeleton.
+        sure_score: from this box score on the detector is sure.
+        known: (N,) bool, persons in any case: they come before all others.
+
+    Returns:
+        (N,).
+    """
+    means = np.asarray(keypoint_scores, np.float64).mean(axis=1)
+    sure = boxes.scores >= sure_score
+    given = np.zeros(len(boxes), bool) if known is None else np.asarray(known, bool)
+    similarity = pose_oks(keypoints, SEGMENT_SHARE * box_geometry.area(boxes.xyxy), sigmas)
+    inside = _share_inside(boxes.xyxy, boxes.xyxy)
+    kept = np.flatnonzero(given).tolist()
+    for n in np.lexsort((-boxes.scores * means, ~sure)):
+        if given[n] or (not sure[n] and (means[n] < CONVINCING or (inside[n, kept] > INSIDE).any())):
+            continue
+        if (similarity[n, kept] <= (SAME_POSE if sure[n] else SAME_DOUBTED)).all():
+            kept.append(n)
+    chosen = np.zeros(len(boxes), bool)
+    chosen[kept] = True
+    return chosen
+
+
+def _share_inside(boxes_a_xyxy: ArrayLike, boxes_b_xyxy: ArrayLike) -> NDArray[np.float64]:
+    """(A, B) which share of the area of each a lies inside each b; 0 for an a without area."""
+    shared = box_geometry.intersection(boxes_a_xyxy, boxes_b_xyxy)
+    areas = np.broadcast_to(box_geometry.area(boxes_a_xyxy)[:, None], shared.shape)
+    return np.divide(shared, areas, out=np.zeros_like(shared), where=areas > 0)
