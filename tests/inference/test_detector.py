@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from ebapose import zoo
 from ebapose.card import card_path
 from ebapose.errors import InputError, ModelFileError, UsageError
 from ebapose.geometry.boxes import iou
-from ebapose.inference.detector import GivenBoxes, NanoDet, WholeImage
+from ebapose.inference.detector import GivenBoxes, NanoDet, WholeImage, tile_windows
 from ebapose.structures import Boxes, Frame
 
 # The people's extent as a person sees it, by hand: left, top, right, bottom in px.
@@ -66,6 +67,45 @@ def test_threshold_and_limit(examples: list[Frame], nanodet: NanoDet) -> None:
     assert len(NanoDet(score_threshold=0.6)(examples[1])) == 1
     assert len(NanoDet(max_persons=1)(examples[1])) == 1
     assert len(NanoDet(score_threshold=0.05)(examples[1])) > len(nanodet(examples[1]))
+
+
+def test_small_people_are_found_in_tiles(examples: list[Frame]) -> None:
+    """A photograph of two in the middle of a much larger picture, where four tiles meet."""
+    wide = np.full((1080, 1920, 3), 114, np.uint8)
+    wide[405:675, 720:1200] = cv2.resize(examples[1].image, (480, 270), interpolation=cv2.INTER_AREA)
+    people = np.array(PEOPLE["park.jpg"], float) / 2 + (720, 405, 720, 405)
+    assert len(NanoDet()(Frame(wide))) == 0
+    found = NanoDet(tiles=4)(Frame(wide))
+    assert len(found) == 2
+    assert (iou(people, found.xyxy).max(axis=1) > 0.6).all()
+
+
+def test_large_people_are_not_found_in_parts(nanodet: NanoDet, examples: list[Frame]) -> None:
+    for frame in examples:
+        expected, found = nanodet(frame), NanoDet(tiles=2)(frame)
+        assert len(found) == len(expected)
+        assert (iou(expected.xyxy, found.xyxy).max(axis=1) > 0.6).all()
+
+
+@pytest.mark.parametrize("hw", [(480, 640), (7, 5), (1, 1), (1001, 33)])
+@pytest.mark.parametrize("tiles", [2, 3, 8])
+def test_tiles_cover_the_picture(hw: tuple[int, int], tiles: int) -> None:
+    windows = tile_windows(hw, tiles)
+    assert len(windows) == tiles**2
+    seen = np.zeros(hw, int)
+    for left, top, right, bottom in windows:
+        assert 0 <= left < right <= hw[1]
+        assert 0 <= top < bottom <= hw[0]
+        seen[top:bottom, left:right] += 1
+    assert seen.min() >= 1
+    if tiles == 2 and min(hw) >= 480:  # 1 of 1.7 tiles' sides lies in one tile only, at either end
+        assert (seen == 4).mean() == pytest.approx((0.3 / 1.7) ** 2, rel=0.05)
+
+
+@pytest.mark.parametrize("tiles", [0, 9, -1])
+def test_too_many_tiles_are_refused(tiles: int) -> None:
+    with pytest.raises(UsageError, match=rf"detector tiles {tiles}: must lie in 1\.\.8"):
+        NanoDet(tiles=tiles)
 
 
 def test_nobody_there(nanodet: NanoDet) -> None:

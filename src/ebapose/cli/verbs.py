@@ -30,6 +30,7 @@ def predict(
     flip_test: bool = False,
     whole_image: bool = False,
     detector_score: float | None = None,
+    detector_tiles: int = 1,
     batch_size: int = 16,
     threads: int | None = None,
     min_score: float = 0.3,
@@ -58,6 +59,8 @@ def predict(
         whole_image: Do not look for persons: one person fills each picture.
         detector_score: Person boxes below this score are dropped. If not given: none of those of --boxes, and of the
             detector's those below 0.35, but for those from 0.2 on whose pose convinces.
+        detector_tiles: Look for small people, too, in so many by so many enlarged parts of the picture (2 or 3 for
+            crowds and wide views): the detector then works 5 or 10 times as long.
         batch_size: Most persons that go through the network at once.
         threads: CPU threads; all available ones by default.
         min_score: Keypoints below this score are not drawn.
@@ -71,8 +74,8 @@ def predict(
         fps: Videos: frames per second of a folder of frames, or to overrule a file's.
         quiet: Print failures only.
     """
-    from ebapose.inference.detector import GivenBoxes, NanoDet, PersonDetector
-    from ebapose.inference.loading import load
+    from ebapose.inference.detector import GivenBoxes, PersonDetector
+    from ebapose.inference.loading import bundled_detector, load
     from ebapose.inference.run import predict_sources
     from ebapose.inference.video import VideoOptions
     from ebapose.io.readers import read_detections
@@ -85,15 +88,17 @@ def predict(
         raise UsageError("--boxes and --whole-image exclude each other")
     if whole_image and detector_score is not None:
         raise UsageError("--detector-score: with --whole-image there is no detector")
+    if detector_tiles != 1 and (whole_image or boxes is not None):
+        raise UsageError(f"--detector-tiles: with {'--whole-image' if whole_image else '--boxes'} there is no detector")
     video = VideoOptions(smooth=smooth, detect_every_s=detect_every, show=show, seconds=seconds, fps=fps)
-    detector: PersonDetector | Literal["nanodet", "whole-image"] = "nanodet"
+    detector: PersonDetector | Literal["whole-image"]
     if boxes is not None:
         given = _as_usage(read_detections, boxes)
         detector = GivenBoxes(given.boxes, detector_score or 0.0, given.unusable)
     elif whole_image:
         detector = "whole-image"
-    elif detector_score is not None:
-        detector = NanoDet(detector_score, threads=threads)
+    else:
+        detector = bundled_detector(detector_score, tiles=detector_tiles, threads=threads)
     predictor = load(model, runtime, detector=detector, flip_test=flip_test, batch_size=batch_size, threads=threads)
     with ProgressBar("predicting", "pictures", quiet) as progress:
         summary = predict_sources(

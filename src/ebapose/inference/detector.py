@@ -7,7 +7,9 @@ Adding a new detector: write a class whose `__call__` takes a `Frame` and return
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +24,11 @@ from ebapose.geometry import boxes as geometry
 from ebapose.inference.runtime import Runtime, open_plain
 from ebapose.io.readers import find_entry, with_bare_names
 from ebapose.structures import Boxes, Frame
+
+MOST_TILES = 8
+TILE_OVERLAP = 0.3  # of a tile's sides
+TILE_MARGIN = 0.02  # of a tile's longer side: a box that ends so near to an inner border is cut off by it
+TILE_LARGEST = 0.5  # of a tile's longer side: larger persons are for the look at the whole picture
 
 
 class PersonDetector(Protocol):
@@ -85,6 +92,7 @@ class NanoDet:
         iou_threshold: of the suppression of double boxes.
         max_persons: keep at most this many, best first.
         threads: CPU threads, all available ones by default.
+        tiles: look for small people, too, in so many by so many overlapping parts of the picture, each enlarged.
         bfloat16: calculate in it where the CPU can; the card lists the recall with and without.
 
     Attributes:
@@ -106,27 +114,53 @@ class NanoDet:
         path: Path = zoo.DETECTOR,
         bfloat16: bool = True,
         doubted_from: float | None = None,
+        tiles: int = 1,
     ) -> None:
         for score in (score_threshold, score_threshold if doubted_from is None else doubted_from):
             if not 0 <= score <= 1:  # NaN is refused, too
                 raise UsageError(f"detector score {score:g}: must lie in 0..1")
+        if not 1 <= tiles <= MOST_TILES:
+            raise UsageError(f"detector tiles {tiles}: must lie in 1..{MOST_TILES}")
         if not path.is_file():
             raise ModelFileError(f"{path}: the person detector is missing, the installation is incomplete")
         expected = json.loads(card_path(path).read_text(encoding="utf-8"))["sha256"]
         if sha256_of(path) != expected:
             raise ModelFileError(f"{path}: sha256 differs from its card: damaged or replaced")
         self.sure_score, self.iou_threshold, self.max_persons = score_threshold, iou_threshold, max_persons
+        self.tiles = tiles
         self.least_score = score_threshold if doubted_from is None else min(doubted_from, score_threshold)
         self._runtime: Runtime = open_plain(path, threads, bfloat16=bfloat16)
 
     def __call__(self, frame: Frame) -> Boxes:
         """Person boxes in image px, best first."""
-        blob, factor = self._preprocess(frame)
-        xyxy, scores = self._candidates(self._runtime(blob))
+        looks = [self._look(frame)]
+        if self.tiles > 1:
+            looks += [self._closer_look(frame, window) for window in tile_windows(frame.hw, self.tiles)]
+        xyxy, scores = (np.concatenate(found) for found in zip(*looks, strict=True))
         keep = geometry.nms(xyxy, scores, self.iou_threshold)[: self.max_persons]
-        boxes = geometry.clip(xyxy[keep] / factor, frame.hw)
+        boxes = geometry.clip(xyxy[keep], frame.hw)
         kept = geometry.area(boxes) > 0
         return Boxes.from_xyxy(boxes[kept], scores[keep][kept])
+
+    def _look(self, frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Boxes (M, 4) in image px, before suppression, and scores (M,)."""
+        blob, factor = self._preprocess(frame)
+        xyxy, scores = self._candidates(self._runtime(blob))
+        return xyxy / factor, scores
+
+    def _closer_look(
+        self, frame: Frame, window: tuple[int, int, int, int]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """The small persons in a part of the picture, as `_look`: whoever is cut off by its border, or large in it, was
+        seen better in the whole picture or is whole in the neighbouring part."""
+        left, top, right, bottom = window
+        xyxy, scores = self._look(replace(frame, image=np.ascontiguousarray(frame.image[top:bottom, left:right])))
+        longer = max(right - left, bottom - top)
+        inner = np.array([left > 0, top > 0, right < frame.hw[1], bottom < frame.hw[0]])
+        beyond = np.concatenate([xyxy[:, :2], (right - left, bottom - top) - xyxy[:, 2:]], axis=1)
+        whole = ~(inner & (beyond < TILE_MARGIN * longer)).any(axis=1)
+        small = (xyxy[:, 2:] - xyxy[:, :2]).max(axis=1, initial=0) <= TILE_LARGEST * longer
+        return (xyxy + np.array([left, top, left, top]))[whole & small], scores[whole & small]
 
     def _preprocess(self, frame: Frame) -> tuple[NDArray[np.float32], float]:
         """Shrink or enlarge to 416 keeping the aspect, paste at the top left, normalise as BGR planes."""
@@ -162,3 +196,15 @@ class NanoDet:
             all_boxes.append(np.stack([x - left, y - top, x + right, y + bottom], axis=1))
             all_scores.append(scores[chosen])
         return np.concatenate(all_boxes), np.concatenate(all_scores)
+
+
+def tile_windows(image_hw: tuple[int, int], tiles: int) -> list[tuple[int, int, int, int]]:
+    """Left, top, right, bottom in px of tiles x tiles parts that cover the picture and overlap by `TILE_OVERLAP`."""
+
+    def spans(length: int) -> list[tuple[int, int]]:
+        size = length / (tiles - (tiles - 1) * TILE_OVERLAP)
+        starts = [n * size * (1 - TILE_OVERLAP) for n in range(tiles)]
+        return [(math.floor(start), min(math.ceil(start + size), length)) for start in starts]
+
+    rows, columns = (spans(length) for length in image_hw)
+    return [(left, top, right, bottom) for top, bottom in rows for left, right in columns]

@@ -52,6 +52,24 @@ def resolve_model(model: str | Path) -> Path:
     raise UsageError(f"unknown model {text!r}{hint} (bundled: {', '.join(bundled)}; or give a model file)")
 
 
+def bundled_detector(score: float | None = None, *, tiles: int = 1, threads: int | None = None) -> NanoDet:
+    """The detector that `load` takes by default.
+
+    Args:
+        score: boxes from it on are persons, and no others; by default those that the detector is sure of, and others
+            whose pose convinces.
+        tiles: see `NanoDet`.
+        threads: CPU threads, all available ones by default.
+
+    Raises:
+        UsageError: the score lies outside 0..1, or there are too many tiles.
+        ModelFileError: the detector's file is missing or damaged.
+    """
+    if score is None:
+        return NanoDet(threads=threads, doubted_from=DOUBTED_FROM, tiles=tiles)
+    return NanoDet(score, threads=threads, tiles=tiles)
+
+
 def load(
     model: str | Path = "default",
     runtime: RuntimeName = "auto",
@@ -89,7 +107,7 @@ def load(
             opened, lambda: load_model_file(path, runtime, threads, precision="bf16")[0], _agreement(card)
         )
     if detector == "nanodet":
-        detector = NanoDet(threads=threads, doubted_from=DOUBTED_FROM)
+        detector = bundled_detector(threads=threads)
     elif detector == "whole-image":
         detector = WholeImage()
     elif not callable(detector):

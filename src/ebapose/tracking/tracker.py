@@ -3,8 +3,8 @@
 Each person has a track: a box motion (`ebapose.tracking.motion`) and the last pose. When the detector has run, tracks
 and detections are assigned to each other, all at once, by how much their boxes overlap and how alike their poses are
 (OKS). Detections of low score may continue a track (ByteTrack, Zhang et al. 2022); they begin one only where their pose
-convinces and is nobody else's. Whom the detector overlooks is followed by the pose, for a while and where nobody else is
-near. A person out of sight keeps the identity for `max_lost_s`. Between detections each box follows its pose.
+convinces and is nobody else's. Whom the detector overlooks is followed by the pose, for a while and where nobody else
+is near. A person out of sight keeps the identity for `max_lost_s`. Between detections each box follows its pose.
 """
 
 from __future__ import annotations
