@@ -60,6 +60,8 @@ def compare_tiles(labelled: dict[Path, list[np.ndarray]], threads: int | None) -
                 found += [int((matched & (shown.scores >= score)).any(axis=1).sum()) for score in (0.35, 0.2)]
                 persons, boxes = persons + len(truth), boxes + int((shown.scores >= 0.35).sum())
                 pictures += 1
+            if not pictures:
+                continue
             recalls = ", ".join(f"{count / persons:.3f}" for count in found)
             print(f"{side}x{side}, {detector.tiles}: {recalls} of {persons}; {boxes}; {1000 * seconds / pictures:.0f}")
 

@@ -1,8 +1,8 @@
-"""Whom pictures show after the detector: sure boxes alone, without copies, and with those whose pose convinces.
+"""Whom pictures show: sure boxes, without copies of one person, with those whose pose convinces, without hopeless ones.
 
     python benchmarks/persons.py --annotations data/pose/annotations/val.json --images data/pose/images [--limit 200]
 
-All three judge the same poses (bundled detector and network, one pass) of the same boxes. A labelled person is found
+All four judge the same poses (bundled detector and network, one pass) of the same boxes. A labelled person is found
 where the box of somebody shown overlaps the labelled one by half (IoU), and right where the OKS of a shown pose is 0.5
 or more; several labelled persons may share one. Crops are what goes through the network. Pictures whose persons are not
 all labelled (most of them) say nothing about false alarms: who is shown is counted, and should be looked at.
@@ -19,23 +19,24 @@ import ebapose
 from ebapose.data.coco import Record, load_coco
 from ebapose.geometry.boxes import iou
 from ebapose.geometry.oks import oks
-from ebapose.geometry.persons import believed, worth_a_look
+from ebapose.geometry.persons import Doubt, believed, worth_a_look
 from ebapose.inference.detector import NanoDet
 from ebapose.inference.loading import DOUBTED_FROM
 from ebapose.io.pictures import read_image
 from ebapose.structures import Boxes, Poses
 
-WAYS = ("sure boxes", "without copies", "and those who convince")
+WAYS = ("sure boxes", "without copies", "and those who convince", "without hopeless ones")
 
 
-def shown(way: str, boxes: Boxes, poses: Poses, sure_score: float) -> tuple[np.ndarray, int]:
+def shown(way: str, boxes: Boxes, poses: Poses, doubt: Doubt) -> tuple[np.ndarray, int]:
     """Row numbers of the persons shown, and how many crops that took."""
-    looked = np.flatnonzero(worth_a_look(boxes, sure_score) if way == WAYS[2] else boxes.scores >= sure_score)
+    looked = np.flatnonzero(worth_a_look(boxes, doubt.sure) if way in WAYS[2:] else boxes.scores >= doubt.sure)
     if way == WAYS[0]:
         return looked, len(looked)
     chosen = poses[looked]
+    judged = doubt if way == WAYS[3] else Doubt(sure=doubt.sure, certain=doubt.sure)
     sigmas = chosen.skeleton.sigmas
-    return looked[believed(chosen.boxes, chosen.keypoints, chosen.scores, sigmas, sure_score)], len(looked)
+    return looked[believed(chosen.boxes, chosen.keypoints, chosen.scores, sigmas, judged)], len(looked)
 
 
 def main() -> None:
@@ -53,6 +54,8 @@ def main() -> None:
             labelled.setdefault(record.image_path, []).append(record)
     pictures = list(labelled)[: arguments.limit]
     detector = NanoDet(threads=arguments.threads, doubted_from=DOUBTED_FROM)
+    doubt = detector.doubt
+    assert doubt is not None
     predictor = ebapose.load(threads=arguments.threads)
     counts = {way: dict.fromkeys(("crops", "shown", "found", "right", "nobody"), 0) for way in WAYS}
     for path in pictures:
@@ -65,7 +68,7 @@ def main() -> None:
         similarity = oks(poses.keypoints, truth, mask, areas, poses.skeleton.sigmas)
         overlap = iou(boxes.xyxy, [person.box_xyxy for person in persons])
         for way, count in counts.items():
-            rows, crops = shown(way, boxes, poses, detector.sure_score)
+            rows, crops = shown(way, boxes, poses, doubt)
             count["crops"] += crops
             count["shown"] += len(rows)
             count["found"] += int((overlap[rows] >= 0.5).any(axis=0).sum())

@@ -229,7 +229,7 @@ def test_bad_boxes_are_named_and_good_ones_are_used(run: Callable[..., Finished]
         (("--save", "--quiet"), "--save: name at least one"),
         (("--boxes", "b.json", "--whole-image"), "--boxes and --whole-image exclude each other"),
         (("--detector-score", "nan"), "detector score nan: must lie in 0..1"),
-        (("--detector-tiles", "9"), "detector tiles 9: must lie in 1..8"),
+        (("--detector-tiles", "5"), "detector tiles 5: must lie in 1..4"),
         (("--detector-tiles", "2", "--whole-image"), "--detector-tiles: with --whole-image there is no detector"),
         (("--detector-tiles", "2", "--boxes", "b.json"), "--detector-tiles: with --boxes there is no detector"),
         (("--min-score", "nan"), "the lowest score of drawn keypoints must lie in 0..1, not nan"),

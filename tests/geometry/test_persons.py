@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ebapose.geometry.persons import believed, worth_a_look
+from ebapose.geometry.persons import Doubt, believed, worth_a_look
 from ebapose.skeleton import COCO17
 from ebapose.structures import Boxes
 
 SURE = 0.35
+DOUBT = Doubt(sure=SURE, certain=0.5)
 STANDING = np.random.default_rng(7).uniform(0, 1, (17, 2))  # of the box
 
 
@@ -26,7 +27,7 @@ def poses_in(boxes: Boxes) -> np.ndarray:
 def chosen(boxes: Boxes, means: list[float], keypoints: np.ndarray | None = None) -> list[int]:
     scores = np.repeat(np.array(means)[:, None], 17, axis=1)
     found = poses_in(boxes) if keypoints is None else keypoints
-    return np.flatnonzero(believed(boxes, found, scores, COCO17.sigmas, SURE)).tolist()
+    return np.flatnonzero(believed(boxes, found, scores, COCO17.sigmas, DOUBT)).tolist()
 
 
 def test_doubted_boxes_get_a_look_where_they_may_be_somebody_else() -> None:
@@ -49,13 +50,29 @@ def test_where_nobody_is_sure_only_the_number_is_bounded() -> None:
     crowd = boxes_of(*((50 * n, 0, 40, 80, 0.9) for n in range(30)))
     assert worth_a_look(crowd, SURE).all()  # sure ones are not counted
     assert worth_a_look(Boxes.from_xyxy([]), SURE).shape == (0,)
+    rising = boxes_of(*((50 * n, 0, 40, 80, 0.2 + 0.01 * n) for n in range(12)))
+    assert np.flatnonzero(worth_a_look(rising, SURE)).tolist() == list(range(4, 12))
+    huge = boxes_of((0, 0, 40, 80, 0.9), (100, 0, 40, 80, 0.3), (200, 0, 900, 900, 0.25))
+    assert worth_a_look(huge, SURE).all()  # only sure boxes say what is small
 
 
 def test_a_doubted_box_needs_a_pose_that_is_more_likely_right_than_not() -> None:
     boxes = boxes_of((0, 0, 100, 200, 0.9), (300, 0, 100, 200, 0.34), (600, 0, 100, 200, 0.21))
-    assert chosen(boxes, [0.1, 0.5, 0.49]) == [0, 1]  # the sure one stays, whatever its pose
+    assert chosen(boxes, [0.1, 0.5, 0.49]) == [0, 1]  # the certain one stays, whatever its pose
     assert chosen(boxes, [0.1, 0.49, 0.5]) == [0, 2]
     assert chosen(Boxes.from_xyxy([]), [], np.zeros((0, 17, 2))) == []
+
+
+def test_a_sure_box_is_nobody_where_not_even_three_keypoints_convince() -> None:
+    boxes = boxes_of((0, 0, 100, 200, 0.5), (300, 0, 100, 200, 0.49), (600, 0, 100, 200, 0.35))
+    scores = np.zeros((3, 17))
+    scores[1, [2, 9, 4]] = 0.8, 0.4, 0.3  # mean 0.5
+    scores[2, [2, 9, 4, 5]] = 0.8, 0.4, 0.29, 0.29
+    found = believed(boxes, poses_in(boxes), scores, COCO17.sigmas, DOUBT)
+    assert found.tolist() == [True, True, False]  # the first one is certain
+    two = believed(boxes, poses_in(boxes)[:, :2], scores[:, 2:4] + 0.1, COCO17.sigmas[:2], DOUBT)
+    assert two.tolist() == [True, True, True]  # fewer than three: all of them
+    assert not believed(boxes, poses_in(boxes)[:, :2], scores[:, :2], COCO17.sigmas[:2], DOUBT)[1:].any()
 
 
 def test_of_two_poses_that_are_the_same_the_better_one_stays() -> None:
@@ -67,7 +84,7 @@ def test_of_two_poses_that_are_the_same_the_better_one_stays() -> None:
 
 def test_a_doubted_box_may_be_neither_a_copy_nor_a_part_of_somebody() -> None:
     boxes = boxes_of((0, 0, 100, 200, 0.36), (3, 3, 100, 200, 0.34))
-    assert chosen(boxes, [0.1, 0.9]) == [0]  # although its product is greater: the sure one comes first
+    assert chosen(boxes, [0.51, 0.9]) == [0]  # although its product is greater: the sure one comes first
     part = boxes_of((0, 0, 100, 200, 0.34), (20, 20, 50, 50, 0.3))
     assert chosen(part, [0.6, 0.9]) == [0, 1]  # better than what it is inside of: somebody in front
     assert chosen(part, [0.9, 0.6]) == [0]
@@ -85,7 +102,7 @@ def test_doubted_poses_must_differ_more_than_sure_ones() -> None:
 def test_persons_who_are_known_come_first() -> None:
     boxes = boxes_of((0, 0, 100, 200, 0.2), (3, 3, 100, 200, 0.9), (300, 0, 100, 200, 0.3))
     scores = np.repeat(np.array([0.1, 0.9, 0.9])[:, None], 17, axis=1)
-    found = believed(boxes, poses_in(boxes), scores, COCO17.sigmas, SURE, known=[True, False, False])
+    found = believed(boxes, poses_in(boxes), scores, COCO17.sigmas, DOUBT, known=[True, False, False])
     assert found.tolist() == [True, False, True]
-    both = believed(boxes, poses_in(boxes), scores, COCO17.sigmas, SURE, known=[True, True, False])
+    both = believed(boxes, poses_in(boxes), scores, COCO17.sigmas, DOUBT, known=[True, True, False])
     assert both.all()  # known ones are not compared with each other

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import ebapose
-from ebapose.card import ModelCard
+from ebapose.card import CodecSpec, ModelCard
 from ebapose.errors import InputError, ModelFileError, UsageError
 from ebapose.geometry.crop import crop_scale, image_to_crop, image_to_crop_matrix
+from ebapose.geometry.persons import Doubt
 from ebapose.inference.detector import GivenBoxes, NanoDet, WholeImage
-from ebapose.inference.loading import resolve_model
+from ebapose.inference.loading import bundled_detector, resolve_model
 from ebapose.inference.predictor import Predictor
 from ebapose.inference.runtime import Runtime
 from ebapose.skeleton import COCO17
@@ -302,12 +304,12 @@ def test_listed_entries_that_are_no_boxes_are_named(network, examples):
 
 
 class Listed:
-    """A detector that knows its boxes, and from which score on it is sure."""
+    """A detector that knows its boxes, and how far its scores can be trusted."""
 
-    def __init__(self, boxes: Boxes, sure_score: float | None = None) -> None:
+    def __init__(self, boxes: Boxes, doubt: Doubt | None = None) -> None:
         self.boxes = boxes
-        if sure_score is not None:
-            self.sure_score = sure_score
+        if doubt is not None:
+            self.doubt = doubt
 
     def __call__(self, frame: Frame) -> Boxes:
         return self.boxes
@@ -328,7 +330,7 @@ def test_the_predictor_judges_the_boxes_of_a_detector_that_is_not_sure(
 ) -> None:
     runtime, card = network
     frame = examples[1]
-    trusting, judging = (Predictor(card, runtime, Listed(listed, sure)) for sure in (None, 0.35))
+    trusting, judging = (Predictor(card, runtime, Listed(listed, doubt)) for doubt in (None, Doubt(0.35, 0.5)))
     (trusted,), (judged,) = trusting.stream([frame]), judging.stream([frame])
     assert trusted.used.all()
     assert judged.used.tolist() == [True, False, False, True]
@@ -336,6 +338,37 @@ def test_the_predictor_judges_the_boxes_of_a_detector_that_is_not_sure(
     np.testing.assert_allclose(judged.poses.keypoints, trusted.poses.keypoints[[0, 3]], atol=0.01)
     (given,) = judging.stream([frame], [listed])
     assert given.used.all()  # whoever gives boxes wants a pose for each
+
+
+class Centre:
+    """A network that regresses every keypoint to the middle of the crop, and is certain of nothing."""
+
+    name, precision = "openvino", "f32"
+
+    def __call__(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (np.full((len(batch), 17, 2), 0.5, np.float32),)
+
+
+def test_a_model_that_states_no_probabilities_decides_nothing(
+    network: Network, examples: list[Frame], listed: Boxes
+) -> None:
+    """Its scores are 1 everywhere: every pose would convince."""
+    card = network[1].model_copy(update={"codec": CodecSpec(type="coordinate")})
+    predictor = Predictor(card, Centre(), Listed(listed, Doubt(0.35, 0.6)))
+    (prediction,) = predictor.stream([examples[1]])
+    np.testing.assert_array_equal(prediction.poses.boxes.xyxy, listed.xyxy[[0]])  # copies are still left out
+    assert len(predictor._detect(examples[1])) == 2  # of a video's frame
+
+
+def test_which_boxes_are_judged(network: Network, tmp_path: Path) -> None:
+    assert ebapose.load().doubt == bundled_detector().doubt == Doubt(sure=0.35, certain=0.5)
+    assert bundled_detector().least_score == 0.2
+    exact = bundled_detector(0.3)
+    assert (exact.doubt, exact.least_score) == (None, 0.3)
+    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(tmp_path / "001.png")
+    for detector, score in ((bundled_detector(), 0.35), (exact, 0.0)):
+        with Predictor(network[1], network[0], detector).track(tmp_path) as video:
+            assert video._tracker.options.sure_score == score
 
 
 def test_people_who_lie_are_found_by_their_poses(examples: list[Frame], nanodet: NanoDet) -> None:

@@ -109,6 +109,42 @@ def test_low_scores_continue_but_begin_only_with_a_convincing_pose(keypoint_scor
         assert found.track_ids.tolist() == (expected if index > 1 else [1])
 
 
+def test_a_part_of_somebody_who_is_overlooked_begins_nothing() -> None:
+    """For three frames the detector sees the upper body only, and is not sure of it."""
+    tracker, whole = Tracker(), two_poses((100,))
+    found = []
+    for index in range(14):
+        boxes = Boxes.from_xyxy([[100, 100, 140, 150]], [0.4]) if 5 <= index < 8 else whole.boxes
+
+        def estimate(frame: Frame, boxes: Boxes) -> Poses:
+            if not len(boxes):
+                return Poses.empty(COCO17, "m", (480, 640))
+            corner, size = boxes.xyxy[:, None, :2], boxes.xyxy[:, None, 2:] - boxes.xyxy[:, None, :2]
+            points = corner + (whole.keypoints - (100, 100)) / (60, 160) * size
+            arrays = (np.repeat(part, len(boxes), axis=0) for part in (whole.scores, whole.sigmas_px))
+            return Poses(points, *arrays, boxes, COCO17, "m", (480, 640))
+
+        frame = Frame(np.zeros((480, 640, 3), np.uint8))
+        poses = look(tracker, lambda frame, boxes=boxes: boxes, estimate, frame, index / 30)
+        found.append(poses.track_ids.tolist())
+    assert found == [[1]] * 14
+
+
+def test_poses_that_state_no_certainty_begin_nothing_for_weak_boxes() -> None:
+    tracker = Tracker()
+    for index in range(5):
+        poses = two_poses((100, 400), (0.9, 0.4))
+        poses = replace(poses, scores=np.ones_like(poses.scores), sigmas_px=np.full_like(poses.sigmas_px, np.nan))
+        assert tracker.update(poses, index / 30).track_ids.tolist() == [1]
+
+
+def test_the_first_who_is_believed_is_believed_at_once() -> None:
+    tracker = Tracker()
+    weak = two_poses((400,), (0.3,))
+    assert len(tracker.update(replace(weak, scores=np.full_like(weak.scores, 0.2)), 0.0)) == 0
+    assert tracker.update(two_poses((100,)), 0.03).track_ids.tolist() == [1]
+
+
 def test_a_second_box_on_somebody_begins_nothing() -> None:
     tracker = Tracker()
     for index in range(5):
@@ -133,6 +169,12 @@ def test_weak_detections_get_a_pose_where_they_continue_a_track_or_nobody_is_in_
     assert looked_at((140, 0.3), (400, 0.2)) == []  # IoU 0.2
     assert looked_at((400, 0.4), (104, 0.2)) == [(400, 0.4), (104, 0.2)]
     assert looked_at((102, 0.4), (100, 0.2)) == [(102, 0.4)]  # nobody was overlooked
+    assert looked_at((125, 0.4), (112, 0.2)) == [(125, 0.4)]  # IoU 0.65 with either: the other's copy
+    tracker = Tracker(TrackerOptions(sure_score=0.35))
+    tracker.update(two_poses((100,)), 0.0)
+    tracker.update(Poses.empty(COCO17, "m", (480, 640)), 0.5)
+    tracker.update(two_poses((400,)), 0.9)  # not yet believed: as if nobody was in sight
+    assert looked_at((400, 0.5), (200, 0.2)) == [(400, 0.5), (200, 0.2)]
 
 
 def followed(seconds: float, score: float, other_x: float | None = None) -> list[int]:

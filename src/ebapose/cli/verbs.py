@@ -57,8 +57,8 @@ def predict(
         annotations: COCO annotations that name the image ids for --save coco.
         flip_test: Also run mirror images and average: a little more accurate, twice the cost.
         whole_image: Do not look for persons: one person fills each picture.
-        detector_score: Person boxes below this score are dropped. If not given: none of those of --boxes, and of the
-            detector's those below 0.35, but for those from 0.2 on whose pose convinces.
+        detector_score: Person boxes below this score are dropped, and no others. If not given: none of those of
+            --boxes, and of the detector's those whose pose does not convince, between scores of 0.2 and 0.5.
         detector_tiles: Look for small people, too, in so many by so many enlarged parts of the picture (2 or 3 for
             crowds and wide views): the detector then works 5 or 10 times as long.
         batch_size: Most persons that go through the network at once.

@@ -1,16 +1,19 @@
-"""Which of a detector's boxes are persons: those it is sure of, and the others whose pose convinces; nobody twice.
+"""Which of a detector's boxes are persons: where it is in doubt, the pose decides; and nobody is shown twice.
 
-A detector is less sure of people in unusual poses, whom the pose network knows well: its scores decide in doubt. What
-that found, and the numbers below, are in docs/performance.md.
+A detector is unsure of people in unusual poses, whom the pose network knows well, and takes hands, shadows and chairs
+for people, in whom the network finds nothing. What judging by the pose is worth, and the numbers below, are in
+docs/performance.md.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebapose.geometry import boxes as box_geometry
-from ebapose.geometry.oks import SEGMENT_SHARE, pose_oks
+from ebapose.geometry.oks import SEGMENT_SHARE, keypoint_similarity
 from ebapose.structures import Boxes
 
 MOST_DOUBTED = 8  # doubted boxes of a picture whose poses are looked at: bounds what doubt may cost
@@ -18,16 +21,31 @@ SMALLEST_DOUBTED = 0.25  # of the largest sure box's area: those who were overlo
 OVERLAP = 0.5  # IoU with a sure box from which a doubted one shows the same person
 INSIDE = 0.7  # share of a doubted box inside another from which it shows a part of that person
 CONVINCING = 0.5  # mean keypoint score: keypoints are more likely right than not
+FEW = 3  # keypoints: a pose whose best ones do not convince either is hopeless
 SAME_POSE = 0.7  # OKS of two poses from which they are one person's
 SAME_DOUBTED = 0.5  # the same for a doubted box
 
 
+@dataclass(frozen=True)
+class Doubt:
+    """How far the scores of a detector are trusted.
+
+    Attributes:
+        sure: a box from this score on is a person, unless not even a few keypoints convince; below, only if all do, on
+            average.
+        certain: a box from this score on is a person, whatever the pose.
+    """
+
+    sure: float
+    certain: float
+
+
 def worth_a_look(boxes: Boxes, sure_score: float) -> NDArray[np.bool_]:
-    """Which boxes should get a pose: sure ones, and those in doubt that may be somebody else.
+    """Which boxes should get a pose: sure ones, and doubted ones that may be somebody else.
 
     Args:
-        boxes: of one picture, best first, in image px.
-        sure_score: from this box score on the detector is sure.
+        boxes: of one picture, in image px.
+        sure_score: see `Doubt.sure`.
 
     Returns:
         (N,). Of the doubted boxes, at most `MOST_DOUBTED`, the best ones.
@@ -39,7 +57,8 @@ def worth_a_look(boxes: Boxes, sure_score: float) -> NDArray[np.bool_]:
         candidate &= areas >= SMALLEST_DOUBTED * areas[sure].max()
         candidate &= (box_geometry.iou(boxes.xyxy, boxes.xyxy[sure]) <= OVERLAP).all(axis=1)
         candidate &= (_share_inside(boxes.xyxy, boxes.xyxy[sure]) <= INSIDE).all(axis=1)
-    candidate[np.flatnonzero(candidate)[MOST_DOUBTED:]] = False
+    rows = np.flatnonzero(candidate)
+    candidate[rows[np.argsort(-boxes.scores[rows], kind="stable")[MOST_DOUBTED:]]] = False
     return sure | candidate
 
 
@@ -48,10 +67,10 @@ def believed(
     keypoints: ArrayLike,
     keypoint_scores: ArrayLike,
     sigmas: ArrayLike,
-    sure_score: float,
+    doubt: Doubt,
     known: ArrayLike | None = None,
 ) -> NDArray[np.bool_]:
-    """Which poses are persons: of two that are nearly the same only the better one, doubted ones if they convince.
+    """Which poses are persons: those that are believed as `doubt` says, and of two that are nearly the same the better.
 
     Better is the greater product of the box score and the mean keypoint score; a sure box comes before a doubted one.
 
@@ -60,22 +79,26 @@ def believed(
         keypoints: (N, K, 2) in image px.
         keypoint_scores: (N, K) in 0..1.
         sigmas: (K,) of the skeleton.
-        sure_score: from this box score on the detector is sure.
+        doubt: which box scores are trusted.
         known: (N,) bool, persons in any case: they come before all others.
 
     Returns:
         (N,).
     """
-    means = np.asarray(keypoint_scores, np.float64).mean(axis=1)
-    sure = boxes.scores >= sure_score
+    scores = np.asarray(keypoint_scores, np.float64)
+    means, best = scores.mean(axis=1), np.sort(scores, axis=1)[:, -FEW:].mean(axis=1)
+    sure, certain = boxes.scores >= doubt.sure, boxes.scores >= doubt.certain
+    credible = certain | (np.where(sure, best, means) >= CONVINCING)
     given = np.zeros(len(boxes), bool) if known is None else np.asarray(known, bool)
-    similarity = pose_oks(keypoints, SEGMENT_SHARE * box_geometry.area(boxes.xyxy), sigmas)
+    points, areas = np.asarray(keypoints, np.float64), SEGMENT_SHARE * box_geometry.area(boxes.xyxy)
     inside = _share_inside(boxes.xyxy, boxes.xyxy)
     kept = np.flatnonzero(given).tolist()
     for n in np.lexsort((-boxes.scores * means, ~sure)):
-        if given[n] or (not sure[n] and (means[n] < CONVINCING or (inside[n, kept] > INSIDE).any())):
+        if given[n] or not credible[n] or (not sure[n] and (inside[n, kept] > INSIDE).any()):
             continue
-        if (similarity[n, kept] <= (SAME_POSE if sure[n] else SAME_DOUBTED)).all():
+        distance_sq = ((points[kept] - points[n]) ** 2).sum(axis=-1)
+        alike = keypoint_similarity(distance_sq, (areas[kept] + areas[n])[:, None] / 2, sigmas).mean(axis=-1)
+        if (alike <= (SAME_POSE if sure[n] else SAME_DOUBTED)).all():
             kept.append(n)
     chosen = np.zeros(len(boxes), bool)
     chosen[kept] = True

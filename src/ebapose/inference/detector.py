@@ -21,12 +21,15 @@ from ebapose import zoo
 from ebapose.card import card_path, sha256_of
 from ebapose.errors import InputError, ModelFileError, UsageError
 from ebapose.geometry import boxes as geometry
+from ebapose.geometry.persons import Doubt
 from ebapose.inference.runtime import Runtime, open_plain
 from ebapose.io.readers import find_entry, with_bare_names
 from ebapose.structures import Boxes, Frame
 
-MOST_TILES = 8
-TILE_OVERLAP = 0.3  # of a tile's sides
+CERTAIN = 0.5  # score of NanoDet's boxes from which a pose in which nothing is seen is no objection
+MOST_TILES = 4  # of more, half of one is smaller than what is found in the whole picture
+TILE_OVERLAP = 0.3  # of a tile's sides, at least
+TILE_SMALLEST = 0.15  # of the picture's longer side: who is larger is found in the whole picture; with some margin
 TILE_MARGIN = 0.02  # of a tile's longer side: a box that ends so near to an inner border is cut off by it
 TILE_LARGEST = 0.5  # of a tile's longer side: larger persons are for the look at the whole picture
 
@@ -34,8 +37,8 @@ TILE_LARGEST = 0.5  # of a tile's longer side: larger persons are for the look a
 class PersonDetector(Protocol):
     """Finds the persons of one picture.
 
-    Every box gets a pose, unless the detector has an attribute `sure_score`: then boxes below it are kept only where
-    their pose convinces, and of several boxes on one person the best (`ebapose.geometry.persons`).
+    Every box gets a pose, unless the detector has an attribute `doubt` (`ebapose.geometry.persons.Doubt`): then boxes
+    of low scores are kept only where their pose convinces, and of several boxes on one person the best.
     """
 
     def __call__(self, frame: Frame) -> Boxes:
@@ -87,16 +90,16 @@ class NanoDet:
 
     Args:
         score_threshold: boxes from this score on are persons. The card lists the recall at 0.2, 0.3 and 0.4.
-        doubted_from: boxes between this score and `score_threshold` are found, too, for their poses to decide; by
-            default none.
+        doubted_from: where the poses shall decide about boxes of low scores: boxes between this score and
+            `score_threshold` are found, too, those below `CERTAIN` may turn out to be nobody, and copies are left out.
         iou_threshold: of the suppression of double boxes.
         max_persons: keep at most this many, best first.
         threads: CPU threads, all available ones by default.
-        tiles: look for small people, too, in so many by so many overlapping parts of the picture, each enlarged.
+        tiles: look for small people, too, in so many by so many overlapping parts of the picture, enlarged; 1 to 4.
         bfloat16: calculate in it where the CPU can; the card lists the recall with and without.
 
     Attributes:
-        sure_score: `score_threshold`, see `PersonDetector`.
+        doubt: see `PersonDetector`.
     """
 
     size = 416
@@ -126,7 +129,9 @@ class NanoDet:
         expected = json.loads(card_path(path).read_text(encoding="utf-8"))["sha256"]
         if sha256_of(path) != expected:
             raise ModelFileError(f"{path}: sha256 differs from its card: damaged or replaced")
-        self.sure_score, self.iou_threshold, self.max_persons = score_threshold, iou_threshold, max_persons
+        self.iou_threshold, self.max_persons = iou_threshold, max_persons
+        judged = doubted_from is not None
+        self.doubt = Doubt(sure=score_threshold, certain=max(CERTAIN, score_threshold)) if judged else None
         self.tiles = tiles
         self.least_score = score_threshold if doubted_from is None else min(doubted_from, score_threshold)
         self._runtime: Runtime = open_plain(path, threads, bfloat16=bfloat16)
@@ -151,7 +156,7 @@ class NanoDet:
     def _closer_look(
         self, frame: Frame, window: tuple[int, int, int, int]
     ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """The small persons in a part of the picture, as `_look`: whoever is cut off by its border, or large in it, was
+        """The small persons in a part of the picture, as `_look`: whoever is cut off by its border, or large in it, is
         seen better in the whole picture or is whole in the neighbouring part."""
         left, top, right, bottom = window
         xyxy, scores = self._look(replace(frame, image=np.ascontiguousarray(frame.image[top:bottom, left:right])))
@@ -199,12 +204,20 @@ class NanoDet:
 
 
 def tile_windows(image_hw: tuple[int, int], tiles: int) -> list[tuple[int, int, int, int]]:
-    """Left, top, right, bottom in px of tiles x tiles parts that cover the picture and overlap by `TILE_OVERLAP`."""
+    """Left, top, right, bottom in px of tiles x tiles parts that cover the picture; fewer where it is long and narrow.
+
+    They overlap by `TILE_OVERLAP`, and by what is too small for the look at the whole picture: who is cut off by one
+    is whole in the next.
+    """
+    least = TILE_SMALLEST * max(image_hw)
 
     def spans(length: int) -> list[tuple[int, int]]:
-        size = length / (tiles - (tiles - 1) * TILE_OVERLAP)
-        starts = [n * size * (1 - TILE_OVERLAP) for n in range(tiles)]
-        return [(math.floor(start), min(math.ceil(start + size), length)) for start in starts]
+        size = max(length / (tiles - (tiles - 1) * TILE_OVERLAP), (length + (tiles - 1) * least) / tiles)
+        if size >= length:
+            return [(0, length)]
+        starts = [n * (length - size) / (tiles - 1) for n in range(tiles)]
+        found = [(math.floor(start), min(math.ceil(start + size), length)) for start in starts]
+        return list(dict.fromkeys(found))  # few px: some are the same
 
     rows, columns = (spans(length) for length in image_hw)
     return [(left, top, right, bottom) for top, bottom in rows for left, right in columns]

@@ -56,8 +56,8 @@ def bundled_detector(score: float | None = None, *, tiles: int = 1, threads: int
     """The detector that `load` takes by default.
 
     Args:
-        score: boxes from it on are persons, and no others; by default those that the detector is sure of, and others
-            whose pose convinces.
+        score: boxes from it on are persons, and no others; by default those that the detector is sure of, where it is
+            in doubt those whose pose convinces.
         tiles: see `NanoDet`.
         threads: CPU threads, all available ones by default.
 
@@ -84,8 +84,8 @@ def load(
     Args:
         model: name of a bundled model, or a file (.onnx, .xml, .safetensors).
         runtime: "auto" (OpenVINO), "openvino", "onnxruntime" or "torch".
-        detector: "nanodet" (bundled; persons are those it is sure of, and others whose pose convinces), "whole-image"
-            (one person fills the picture), or any `PersonDetector`.
+        detector: "nanodet" (bundled; where it is in doubt, the pose decides), "whole-image" (one person fills the
+            picture), or any `PersonDetector`.
         flip_test: also run the mirrored crops and average: a little more accurate, twice the cost.
         batch_size: most persons that go through the network at once.
         threads: CPU threads, all available ones by default.

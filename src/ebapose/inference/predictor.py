@@ -22,7 +22,7 @@ from ebapose.codecs import Codec, apply_calibration, build_codec
 from ebapose.errors import InputError, UsageError
 from ebapose.geometry import boxes as box_geometry
 from ebapose.geometry.crop import crop_scale, crop_to_image, image_to_crop_matrix, warp_crop
-from ebapose.geometry.persons import believed, worth_a_look
+from ebapose.geometry.persons import Doubt, believed, worth_a_look
 from ebapose.inference.detector import GivenBoxes, PersonDetector
 from ebapose.inference.runtime import Runtime
 from ebapose.io.readers import LARGEST_PX
@@ -59,14 +59,14 @@ class StageTimes:
 class _Job:
     """One frame on its way: its boxes, and what its crops gave (keypoints, scores, sigmas in crop px) as it arrives.
 
-    `sure_score`: of its detector; None where every box shall have a pose.
+    `doubt`: of its detector; None where every box shall have a pose.
     """
 
     frame: Frame
     boxes: Boxes
     problems: list[str]
     used: NDArray[np.bool_]
-    sure_score: float | None
+    doubt: Doubt | None
     matrices: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2, 3)))
     parts: list[tuple[NDArray[np.float32], ...]] = field(default_factory=list)
     waiting: int = 0
@@ -114,9 +114,15 @@ class Predictor:
         self.times = StageTimes()
 
     @property
-    def sure_score(self) -> float | None:
-        """From which box score on the detector is sure of a person; None: all of its boxes are persons."""
-        return getattr(self.detector, "sure_score", None)
+    def doubt(self) -> Doubt | None:
+        """How far the detector's scores are trusted; None: all of its boxes are persons.
+
+        Only a SimCC model's scores are probabilities, and can decide in doubt. With others the detector does so alone.
+        """
+        doubt: Doubt | None = getattr(self.detector, "doubt", None)
+        if doubt is None or self.card.codec.type == "simcc":
+            return doubt
+        return Doubt(sure=doubt.sure, certain=doubt.sure)
 
     @overload
     def __call__(self, images: ImageLike, boxes: Boxes | ArrayLike | None = None) -> Poses: ...
@@ -252,7 +258,7 @@ class Predictor:
             self._detect,
             self,
             detect_every_s=DETECT_EVERY_S if detect_every_s is None else detect_every_s,
-            tracker=TrackerOptions(sure_score=self.sure_score or 0.0),
+            tracker=TrackerOptions() if self.doubt is None else TrackerOptions(sure_score=self.doubt.sure),
             smoothing=SmoothingOptions() if smooth else None,
         )
 
@@ -260,25 +266,32 @@ class Predictor:
         """The detector, timed."""
         start = time.perf_counter()
         try:
-            return self.detector(frame)
+            return self._look(frame)
         finally:
             self.times.detect += time.perf_counter() - start
+
+    def _look(self, frame: Frame) -> Boxes:
+        """What the detector found, without what it doubts where the pose cannot decide."""
+        boxes = self.detector(frame)
+        if self.doubt is None or self.card.codec.type == "simcc":
+            return boxes
+        return boxes[boxes.scores >= self.doubt.sure]
 
     def _find_persons(self, frame: Frame, given: Boxes | None) -> _Job:
         start = time.perf_counter()
         problems: list[str] = []
         try:
-            found = self.detector(frame) if given is None else given
+            found = self._look(frame) if given is None else given
             if given is None and isinstance(self.detector, GivenBoxes):
                 problems = self.detector.problems(frame)
         except InputError as error:
             found, problems = Boxes.from_xyxy([]), [str(error)]
         used, unusable = usable_boxes(found, frame)
-        sure_score = self.sure_score if given is None else None
-        if sure_score is not None:
-            used[np.flatnonzero(used)] = worth_a_look(found[used], sure_score)
+        doubt = self.doubt if given is None else None
+        if doubt is not None:
+            used[np.flatnonzero(used)] = worth_a_look(found[used], doubt.sure)
         boxes = found if used.all() else found[used]
-        job = _Job(frame, boxes, problems + unusable, used, sure_score)
+        job = _Job(frame, boxes, problems + unusable, used, doubt)
         if len(boxes):
             spec = self.card.input
             job.matrices = image_to_crop_matrix(boxes.xyxy, spec.size_hw, spec.padding, spec.crop_center)
@@ -324,8 +337,8 @@ class Predictor:
             card.name,
             job.frame.hw,
         )
-        if job.sure_score is not None:
-            chosen = believed(poses.boxes, poses.keypoints, scores, card.skeleton.sigmas, job.sure_score)
+        if job.doubt is not None:
+            chosen = believed(poses.boxes, poses.keypoints, scores, card.skeleton.sigmas, job.doubt)
             job.used[np.flatnonzero(job.used)], poses = chosen, poses[chosen]
         self.times.decode += time.perf_counter() - start
         return Prediction(job.frame, poses, tuple(job.problems), job.used)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ebapose.geometry import boxes as box_geometry
 from ebapose.geometry.oks import SEGMENT_SHARE
-from ebapose.geometry.persons import believed, worth_a_look
+from ebapose.geometry.persons import Doubt, believed, worth_a_look
 from ebapose.structures import Boxes, Poses
 from ebapose.tracking.assignment import assign
 from ebapose.tracking.motion import FOLLOWED_STD, BoxMotion
@@ -119,8 +119,10 @@ class Tracker:
         if not any(track.identity for track in seen):
             return boxes[worth_a_look(boxes, self.options.sure_score)]
         overlap = box_geometry.iou(np.stack([track.motion.at(time_s).box_xyxy for track in seen]), boxes.xyxy)
-        overlooked = overlap[~(overlap[:, sure] > CONTINUED_IOU).any(axis=1)]
-        best = np.unique(np.where(sure, 0, overlooked).argmax(axis=1))
+        to_sure = box_geometry.iou(boxes.xyxy, boxes.xyxy[sure])
+        copies = (to_sure > CONTINUED_IOU).any(axis=1)  # among them the sure ones
+        overlooked = np.where(copies, 0, overlap[~(overlap[:, sure] > CONTINUED_IOU).any(axis=1)])
+        best = np.unique(overlooked.argmax(axis=1))
         chosen = sure.copy()
         chosen[best] |= (overlooked[:, best] > CONTINUED_IOU).any(axis=0)
         return boxes[chosen]
@@ -190,7 +192,7 @@ class Tracker:
             track.visible = False
         # A track that was never believed does not outlive a single miss
         self._tracks = [track for track in free if track.identity]
-        somebody = self._somebody(poses, owners)
+        somebody = self._somebody(poses, owners, time_s)
         for number, owner in enumerate(owners):
             if owner is not None:
                 owner.motion = owner.motion.detected(poses.boxes.xyxy[number], time_s)
@@ -208,15 +210,26 @@ class Tracker:
                 owner.identity, self._next_identity = self._next_identity, self._next_identity + 1
             owners[number] = owner
             self._tracks.append(owner)
-        self._first = self._first and not len(poses)
+        self._first = self._first and not self._tracks
         self._last_s = time_s
         return self._identified(poses, owners)
 
-    def _somebody(self, poses: Poses, owners: list[_Track | None]) -> NDArray[np.bool_]:
-        """(N,) which poses are persons of their own: those of a track, and which others may begin one."""
-        owned = [owner is not None for owner in owners]
-        sigmas, start_score = poses.skeleton.sigmas, self.options.start_score
-        return believed(poses.boxes, poses.keypoints, poses.scores, sigmas, start_score, known=owned)
+    def _somebody(self, poses: Poses, owners: list[_Track | None], time_s: float) -> NDArray[np.bool_]:
+        """(N,) which poses are persons of their own: those of a track, and which others may begin one.
+
+        A weak one may not where somebody is overlooked: it may be a part of that person. Nor where the model states no
+        certainty (its standard deviations are NaN): all of its poses would convince.
+        """
+        owned = np.array([owner is not None for owner in owners], bool)
+        strong = poses.boxes.scores >= self.options.start_score
+        doubt = Doubt(sure=self.options.start_score, certain=self.options.start_score)
+        chosen = believed(poses.boxes, poses.keypoints, poses.scores, poses.skeleton.sigmas, doubt, known=owned)
+        if not np.isfinite(poses.sigmas_px).any():
+            return chosen & (owned | strong)
+        if self._missed:
+            expected = np.stack([track.box_at(time_s) for track in self._missed])
+            chosen &= owned | strong | ~(box_geometry.intersection(poses.boxes.xyxy, expected) > 0).any(axis=1)
+        return chosen
 
     def overlooked(self, time_s: float, image_hw: tuple[int, int]) -> Boxes:
         """After `update`: where the persons should be who were in sight and whom the detector has not found.
