@@ -35,8 +35,7 @@ def shown(way: str, boxes: Boxes, poses: Poses, doubt: Doubt) -> tuple[np.ndarra
         return looked, len(looked)
     chosen = poses[looked]
     judged = doubt if way == WAYS[3] else Doubt(sure=doubt.sure, certain=doubt.sure)
-    sigmas = chosen.skeleton.sigmas
-    return looked[believed(chosen.boxes, chosen.keypoints, chosen.scores, sigmas, judged)], len(looked)
+    return looked[believed(chosen, judged)], len(looked)
 
 
 def main() -> None:

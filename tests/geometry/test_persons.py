@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ebapose.geometry.persons import Doubt, believed, worth_a_look
-from ebapose.skeleton import COCO17
-from ebapose.structures import Boxes
+from ebapose.skeleton import COCO17, Skeleton
+from ebapose.structures import Boxes, Poses
 
 SURE = 0.35
 DOUBT = Doubt(sure=SURE, certain=0.5)
@@ -24,10 +24,14 @@ def poses_in(boxes: Boxes) -> np.ndarray:
     return corner + STANDING * size
 
 
-def chosen(boxes: Boxes, means: list[float], keypoints: np.ndarray | None = None) -> list[int]:
+def poses_of(boxes: Boxes, scores: np.ndarray, points: np.ndarray | None = None, skeleton: Skeleton = COCO17) -> Poses:
+    found = poses_in(boxes) if points is None else points
+    return Poses(found, scores, np.ones_like(found), boxes, skeleton, "m", (400, 900))
+
+
+def chosen(boxes: Boxes, means: list[float], points: np.ndarray | None = None) -> list[int]:
     scores = np.repeat(np.array(means)[:, None], 17, axis=1)
-    found = poses_in(boxes) if keypoints is None else keypoints
-    return np.flatnonzero(believed(boxes, found, scores, COCO17.sigmas, DOUBT)).tolist()
+    return np.flatnonzero(believed(poses_of(boxes, scores, points), DOUBT)).tolist()
 
 
 def test_doubted_boxes_get_a_look_where_they_may_be_somebody_else() -> None:
@@ -68,11 +72,12 @@ def test_a_sure_box_is_nobody_where_not_even_three_keypoints_convince() -> None:
     scores = np.zeros((3, 17))
     scores[1, [2, 9, 4]] = 0.8, 0.4, 0.3  # mean 0.5
     scores[2, [2, 9, 4, 5]] = 0.8, 0.4, 0.29, 0.29
-    found = believed(boxes, poses_in(boxes), scores, COCO17.sigmas, DOUBT)
+    found = believed(poses_of(boxes, scores), DOUBT)
     assert found.tolist() == [True, True, False]  # the first one is certain
-    two = believed(boxes, poses_in(boxes)[:, :2], scores[:, 2:4] + 0.1, COCO17.sigmas[:2], DOUBT)
-    assert two.tolist() == [True, True, True]  # fewer than three: all of them
-    assert not believed(boxes, poses_in(boxes)[:, :2], scores[:, :2], COCO17.sigmas[:2], DOUBT)[1:].any()
+    pair = Skeleton("pair", ("head", "tail"), ((0, 1),), (), (0.05, 0.05))
+    for values, expected in (((0.9, 0.2), True), ((0.9, 0.05), False)):  # fewer than three: all of them
+        two = poses_of(boxes, np.broadcast_to(np.array(values), (3, 2)), poses_in(boxes)[:, :2], pair)
+        assert believed(two, DOUBT).tolist() == [True, expected, expected]
 
 
 def test_of_two_poses_that_are_the_same_the_better_one_stays() -> None:
@@ -102,7 +107,7 @@ def test_doubted_poses_must_differ_more_than_sure_ones() -> None:
 def test_persons_who_are_known_come_first() -> None:
     boxes = boxes_of((0, 0, 100, 200, 0.2), (3, 3, 100, 200, 0.9), (300, 0, 100, 200, 0.3))
     scores = np.repeat(np.array([0.1, 0.9, 0.9])[:, None], 17, axis=1)
-    found = believed(boxes, poses_in(boxes), scores, COCO17.sigmas, DOUBT, known=[True, False, False])
+    found = believed(poses_of(boxes, scores), DOUBT, known=[True, False, False])
     assert found.tolist() == [True, False, True]
-    both = believed(boxes, poses_in(boxes), scores, COCO17.sigmas, DOUBT, known=[True, True, False])
+    both = believed(poses_of(boxes, scores), DOUBT, known=[True, True, False])
     assert both.all()  # known ones are not compared with each other

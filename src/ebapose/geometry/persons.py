@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ebapose.geometry import boxes as box_geometry
 from ebapose.geometry.oks import SEGMENT_SHARE, keypoint_similarity
-from ebapose.structures import Boxes
+from ebapose.structures import Boxes, Poses
 
 MOST_DOUBTED = 8  # doubted boxes of a picture whose poses are looked at: bounds what doubt may cost
 SMALLEST_DOUBTED = 0.25  # of the largest sure box's area: those who were overlooked in front, not everybody far away
@@ -62,35 +62,29 @@ def worth_a_look(boxes: Boxes, sure_score: float) -> NDArray[np.bool_]:
     return sure | candidate
 
 
-def believed(
-    boxes: Boxes,
-    keypoints: ArrayLike,
-    keypoint_scores: ArrayLike,
-    sigmas: ArrayLike,
-    doubt: Doubt,
-    known: ArrayLike | None = None,
-) -> NDArray[np.bool_]:
+def believed(poses: Poses, doubt: Doubt, known: ArrayLike | None = None) -> NDArray[np.bool_]:
     """Which poses are persons: those that are believed as `doubt` says, and of two that are nearly the same the better.
 
     Better is the greater product of the box score and the mean keypoint score; a sure box comes before a doubted one.
+    A model that predicts no standard deviations (NaN) states no probabilities either: its poses neither convince nor
+    are hopeless.
 
     Args:
-        boxes: the N boxes that the poses were found in, in image px.
-        keypoints: (N, K, 2) in image px.
-        keypoint_scores: (N, K) in 0..1.
-        sigmas: (K,) of the skeleton.
+        poses: N of one picture.
         doubt: which box scores are trusted.
         known: (N,) bool, persons in any case: they come before all others.
 
     Returns:
         (N,).
     """
-    scores = np.asarray(keypoint_scores, np.float64)
+    boxes, points = poses.boxes, poses.keypoints.astype(np.float64)
+    scores = poses.scores.astype(np.float64)
     means, best = scores.mean(axis=1), np.sort(scores, axis=1)[:, -FEW:].mean(axis=1)
     sure, certain = boxes.scores >= doubt.sure, boxes.scores >= doubt.certain
-    credible = certain | (np.where(sure, best, means) >= CONVINCING)
+    stated = np.isfinite(poses.sigmas_px).any(axis=(1, 2))
+    credible = certain | np.where(stated, np.where(sure, best, means) >= CONVINCING, sure)
     given = np.zeros(len(boxes), bool) if known is None else np.asarray(known, bool)
-    points, areas = np.asarray(keypoints, np.float64), SEGMENT_SHARE * box_geometry.area(boxes.xyxy)
+    areas, sigmas = SEGMENT_SHARE * box_geometry.area(boxes.xyxy), poses.skeleton.sigmas
     inside = _share_inside(boxes.xyxy, boxes.xyxy)
     kept = np.flatnonzero(given).tolist()
     for n in np.lexsort((-boxes.scores * means, ~sure)):

@@ -115,14 +115,8 @@ class Predictor:
 
     @property
     def doubt(self) -> Doubt | None:
-        """How far the detector's scores are trusted; None: all of its boxes are persons.
-
-        Only a SimCC model's scores are probabilities, and can decide in doubt. With others the detector does so alone.
-        """
-        doubt: Doubt | None = getattr(self.detector, "doubt", None)
-        if doubt is None or self.card.codec.type == "simcc":
-            return doubt
-        return Doubt(sure=doubt.sure, certain=doubt.sure)
+        """How far the detector's scores are trusted; None: all of its boxes are persons."""
+        return getattr(self.detector, "doubt", None)
 
     @overload
     def __call__(self, images: ImageLike, boxes: Boxes | ArrayLike | None = None) -> Poses: ...
@@ -266,22 +260,15 @@ class Predictor:
         """The detector, timed."""
         start = time.perf_counter()
         try:
-            return self._look(frame)
+            return self.detector(frame)
         finally:
             self.times.detect += time.perf_counter() - start
-
-    def _look(self, frame: Frame) -> Boxes:
-        """What the detector found, without what it doubts where the pose cannot decide."""
-        boxes = self.detector(frame)
-        if self.doubt is None or self.card.codec.type == "simcc":
-            return boxes
-        return boxes[boxes.scores >= self.doubt.sure]
 
     def _find_persons(self, frame: Frame, given: Boxes | None) -> _Job:
         start = time.perf_counter()
         problems: list[str] = []
         try:
-            found = self._look(frame) if given is None else given
+            found = self.detector(frame) if given is None else given
             if given is None and isinstance(self.detector, GivenBoxes):
                 problems = self.detector.problems(frame)
         except InputError as error:
@@ -338,7 +325,7 @@ class Predictor:
             job.frame.hw,
         )
         if job.doubt is not None:
-            chosen = believed(poses.boxes, poses.keypoints, scores, card.skeleton.sigmas, job.doubt)
+            chosen = believed(poses, job.doubt)
             job.used[np.flatnonzero(job.used)], poses = chosen, poses[chosen]
         self.times.decode += time.perf_counter() - start
         return Prediction(job.frame, poses, tuple(job.problems), job.used)

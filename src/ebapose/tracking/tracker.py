@@ -217,18 +217,15 @@ class Tracker:
     def _somebody(self, poses: Poses, owners: list[_Track | None], time_s: float) -> NDArray[np.bool_]:
         """(N,) which poses are persons of their own: those of a track, and which others may begin one.
 
-        A weak one may not where somebody is overlooked: it may be a part of that person. Nor where the model states no
-        certainty (its standard deviations are NaN): all of its poses would convince.
+        A weak one may not where somebody is overlooked: it may be a part of that person.
         """
         owned = np.array([owner is not None for owner in owners], bool)
-        strong = poses.boxes.scores >= self.options.start_score
-        doubt = Doubt(sure=self.options.start_score, certain=self.options.start_score)
-        chosen = believed(poses.boxes, poses.keypoints, poses.scores, poses.skeleton.sigmas, doubt, known=owned)
-        if not np.isfinite(poses.sigmas_px).any():
-            return chosen & (owned | strong)
+        start_score = self.options.start_score
+        chosen = believed(poses, Doubt(sure=start_score, certain=start_score), known=owned)
         if self._missed:
             expected = np.stack([track.box_at(time_s) for track in self._missed])
-            chosen &= owned | strong | ~(box_geometry.intersection(poses.boxes.xyxy, expected) > 0).any(axis=1)
+            away = ~(box_geometry.intersection(poses.boxes.xyxy, expected) > 0).any(axis=1)
+            chosen &= owned | (poses.boxes.scores >= start_score) | away
         return chosen
 
     def overlooked(self, time_s: float, image_hw: tuple[int, int]) -> Boxes:
