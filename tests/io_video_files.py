@@ -1,12 +1,19 @@
-"""Real encoded videos for the tests: small, made in a moment."""
+"""Real encoded videos for the tests: small, made in a moment; and what is read of them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+
+from ebapose.errors import InputError
+from ebapose.io.video import VideoReader, open_video
+from ebapose.structures import Poses
 
 HW = (48, 64)
 FPS = 25
@@ -72,3 +79,31 @@ def write_clip(
                 container.mux(sound.encode(piece))
             container.mux(sound.encode(None))
     return path
+
+
+def draw(image: np.ndarray, poses: Poses) -> np.ndarray:
+    """A red corner: what `predict_video` is given to draw with."""
+    drawn = image.copy()
+    drawn[:20, :20] = (255, 0, 0)
+    return drawn
+
+
+def table(path: Path) -> list[dict[str, Any]]:
+    """The records of a table in JSON Lines."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def read(source: Any, **options: Any) -> tuple[list[Any], VideoReader]:
+    with open_video(source, **options) as reader:
+        return list(reader), reader
+
+
+def shades(frames: list[Any]) -> list[int]:
+    return [round(float(frame.image[-8:, : frame.hw[1] // 4].mean())) for frame in frames]
+
+
+def error_of(source: Any, **options: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        read(source, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
