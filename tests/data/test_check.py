@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from coco_entries import CATEGORY, person, picture
-from ebapose.data.check import KINDS, CheckReport, check_annotations
+from ebapose.data.check import check_annotations
+from ebapose.data.findings import KINDS, CheckReport
 from ebapose.errors import InputError, UsageError
 from ebapose.skeleton import COCO17
 

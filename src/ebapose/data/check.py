@@ -1,17 +1,16 @@
 """What is wrong with an annotation file, found before it costs a training run.
 
-Adding a new check: a `_find_...` function that calls `found.add(kind, example)`, and a line in `KINDS` that says what
-the finding means and whether it is an error (the data cannot be used as it is) or a warning (look at it).
+Adding a new check: a `_find_...` function that calls `found.add(kind, example)`, and a line in
+`data.findings.KINDS` that says what the finding means and whether it is an error (the data cannot be used as it is) or
+a warning (look at it).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,114 +23,11 @@ from ebapose.data.coco_file import (
     load_skeleton,
     read_coco_json,
 )
+from ebapose.data.findings import CheckReport, Findings
 from ebapose.data.sides import swapped_sides
 from ebapose.errors import InputError
 from ebapose.io.pictures import read_image
 from ebapose.skeleton import Skeleton
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-Level = Literal["error", "warning"]
-
-KINDS: dict[str, tuple[Level, str]] = {
-    "category": ("error", "no category with a usable id, or several: choose one by its name"),
-    "skeleton": ("error", "keypoint names, flip pairs or sigmas are missing or contradict each other"),
-    "image entry": ("error", "an entry of images has no usable id, file_name, width or height"),
-    "duplicate image id": ("error", "several entries of images have the same id"),
-    "missing picture": ("error", "the file is not in the images folder"),
-    "unreadable picture": ("error", "the file is damaged, truncated or not a picture"),
-    "picture size": ("error", "width or height differ from those of the picture (after its EXIF rotation)"),
-    "annotation entry": ("error", "a field is missing, not a number, or has the wrong length"),
-    "duplicate annotation id": ("error", "several annotations have the same id"),
-    "orphan annotation": ("error", "image_id is not listed in images"),
-    "unlisted category": ("error", "category_id is not listed in categories; training leaves the annotation out"),
-    "nobody": ("error", "no person with a labelled keypoint who is no crowd: nobody to learn from"),
-    "visibility": ("error", "a visibility other than 0, 1 or 2"),
-    "empty box": ("error", "width or height of bbox is not positive; training leaves the person out"),
-    "box outside": ("error", "bbox does not touch the picture; training leaves the person out"),
-    "box beyond": ("warning", "bbox sticks out of the picture by more than 2 px (xyxy instead of xywh?)"),
-    "no area": ("error", "area is not positive; training leaves the person out, evaluation counts it as not found"),
-    "area larger than box": ("warning", "area exceeds that of bbox: OKS will be too kind"),
-    "keypoint outside": ("warning", "a labelled keypoint lies outside of the picture"),
-    "keypoint far from box": ("warning", "a labelled keypoint lies outside of bbox by more than half its size"),
-    "num_keypoints": ("warning", "num_keypoints differs from the number of labelled keypoints"),
-    "duplicate person": ("warning", "two annotations of a picture have the same keypoints"),
-    "never labelled": ("warning", "a keypoint of the skeleton is labelled nowhere"),
-    "left and right": ("warning", "a pair of keypoints looks swapped, compared with its names or the other pairs"),
-}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One kind of problem: how often, and where first.
-
-    Attributes:
-        kind: a key of `KINDS`.
-        level: "error" or "warning".
-        meaning: what it is, for a person.
-        count: how often it was found.
-        examples: the first few places.
-    """
-
-    kind: str
-    level: Level
-    meaning: str
-    count: int
-    examples: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class CheckReport:
-    """Result of `check_annotations`; rich prints it, `to_dict` makes JSON of it.
-
-    Attributes:
-        annotations, images_dir: what was checked.
-        skeleton: its name, None if it could not be read.
-        num_images, num_annotations: entries in the file; annotations of the checked category only.
-        num_persons: annotations with at least one labelled keypoint that are no crowd.
-        labelled: keypoint name -> persons on which it is labelled.
-        findings: problems, errors first.
-    """
-
-    annotations: str
-    images_dir: str
-    skeleton: str | None
-    num_images: int
-    num_annotations: int
-    num_persons: int
-    labelled: dict[str, int]
-    findings: tuple[Finding, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is no error (there may be warnings)."""
-        return not any(finding.level == "error" for finding in self.findings)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return {"ok": self.ok, **asdict(self)}
-
-    def __rich__(self) -> RenderableType:
-        """Summary and a table of findings."""
-        from rich.console import Group
-        from rich.markup import escape
-        from rich.table import Table
-
-        head = (
-            f"[bold]{escape(self.annotations)}[/]: {self.num_images} pictures, {self.num_annotations} annotations, "
-            f"{self.num_persons} persons to learn from, skeleton {escape(self.skeleton or 'unknown')}"
-        )
-        if not self.findings:
-            return Group(head, "[green]nothing wrong found[/]")
-        table = Table("problem", "count", "what it means", "for example", box=None, pad_edge=False)
-        table.columns[1].justify = "right"
-        table.columns[3].overflow = "fold"
-        for finding in self.findings:
-            colour = "red" if finding.level == "error" else "yellow"
-            examples = escape("\n".join(finding.examples))
-            table.add_row(f"[{colour}]{finding.kind}[/]", str(finding.count), finding.meaning, examples)
-        return Group(head, table)
 
 
 def check_annotations(
@@ -156,7 +52,7 @@ def check_annotations(
     """
     path = Path(annotations)
     data = read_coco_json(path)
-    found = _Found(max_examples)
+    found = Findings(max_examples)
     bones: Skeleton | None = None
     chosen: Mapping[str, Any] = {}
     try:
@@ -196,31 +92,11 @@ def check_annotations(
         num_annotations=len(people),
         num_persons=len(persons),
         labelled=labelled,
-        findings=found.findings(),
+        findings=found.all(),
     )
 
 
-class _Found:
-    """Collects problems: counts, and the first few examples."""
-
-    def __init__(self, max_examples: int) -> None:
-        self.max_examples = max_examples
-        self.counts: Counter[str] = Counter()
-        self.examples: dict[str, list[str]] = {}
-
-    def add(self, kind: str, example: str) -> None:
-        self.counts[kind] += 1
-        if self.counts[kind] <= self.max_examples:
-            self.examples.setdefault(kind, []).append(" ".join(example.split())[:300])
-
-    def findings(self) -> tuple[Finding, ...]:
-        kinds = sorted((kind for kind in KINDS if self.counts[kind]), key=lambda kind: KINDS[kind][0] != "error")
-        return tuple(
-            Finding(kind, *KINDS[kind], self.counts[kind], tuple(self.examples.get(kind, ()))) for kind in kinds
-        )
-
-
-def _find_image_entries(entries: Sequence[Mapping[str, Any]], found: _Found) -> dict[int, tuple[str, int, int]]:
+def _find_image_entries(entries: Sequence[Mapping[str, Any]], found: Findings) -> dict[int, tuple[str, int, int]]:
     """Image id -> file name, height, width, of the usable entries."""
     images: dict[int, tuple[str, int, int]] = {}
     for number, entry in enumerate(entries):
@@ -241,7 +117,7 @@ def _find_image_entries(entries: Sequence[Mapping[str, Any]], found: _Found) -> 
     return images
 
 
-def _find_pictures(images: Mapping[int, tuple[str, int, int]], folder: Path, read: bool, found: _Found) -> None:
+def _find_pictures(images: Mapping[int, tuple[str, int, int]], folder: Path, read: bool, found: Findings) -> None:
     def look(image: tuple[str, int, int]) -> tuple[str, str] | None:
         name, height, width = image
         path = folder / name
@@ -263,7 +139,7 @@ def _find_pictures(images: Mapping[int, tuple[str, int, int]], folder: Path, rea
                     found.add(*problem)
 
 
-def _find_categories(data: Mapping[str, Sequence[Mapping[str, Any]]], found: _Found) -> None:
+def _find_categories(data: Mapping[str, Sequence[Mapping[str, Any]]], found: Findings) -> None:
     listed = [category.get("id") for category in data["categories"]]
     for number, entry in enumerate(data["annotations"]):
         where = f"annotation {entry['id']}" if _is_whole(entry.get("id")) else f"annotations[{number}]"
@@ -277,7 +153,7 @@ def _find_annotation_entries(
     people: Sequence[Mapping[str, Any]],
     images: Mapping[int, tuple[str, int, int]],
     num_keypoints: int | None,
-    found: _Found,
+    found: Findings,
 ) -> list[NDArray[np.float64]]:
     """Keypoints (K, 3) of the persons whose numbers could be read."""
     ids: set[Any] = set()
@@ -316,7 +192,7 @@ def _find_annotation_entries(
 
 
 def _find_box(
-    entry: Mapping[str, Any], where: str, image: tuple[str, int, int] | None, found: _Found
+    entry: Mapping[str, Any], where: str, image: tuple[str, int, int] | None, found: Findings
 ) -> NDArray[np.float64] | None:
     """(4,) xywh, None if it cannot be read."""
     area = _numbers(entry.get("area"), ())
@@ -344,7 +220,7 @@ def _find_box(
     return box
 
 
-def _find_weights(entry: Mapping[str, Any], where: str, num_keypoints: int | None, found: _Found) -> None:
+def _find_weights(entry: Mapping[str, Any], where: str, num_keypoints: int | None, found: Findings) -> None:
     if "keypoint_weights" not in entry:
         return
     weights = _numbers(entry["keypoint_weights"], None if num_keypoints is None else (num_keypoints,))
@@ -361,7 +237,7 @@ def _find_keypoints(
     image: tuple[str, int, int] | None,
     box: NDArray[np.float64] | None,
     num_keypoints: int | None,
-    found: _Found,
+    found: Findings,
 ) -> NDArray[np.float64] | None:
     """(K, 3) x, y, visibility; None if they cannot be read."""
     if "keypoints" not in entry:

@@ -19,7 +19,8 @@ from ebapose.draw import DRAWN_SCORE, draw_poses
 from ebapose.errors import EbaposeError, InputError, UsageError
 from ebapose.inference.predictor import MOST_BYTES, Predictor
 from ebapose.inference.signals import StopSignals
-from ebapose.inference.video import VideoFormat, VideoOptions, VideoSummary, predict_video
+from ebapose.inference.video import VideoFormat, VideoOptions, predict_video
+from ebapose.inference.video_summary import VideoSummary
 from ebapose.io.readers import image_id_from_name, read_image_ids
 from ebapose.io.sources import FailedInput, Source, SourceLike, list_sources, read_frames
 from ebapose.io.video import is_video_source

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from os.path import exists
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
 
-from ebapose.atomic import LONGEST_NAME, shortened, write_text
+from ebapose.atomic import LONGEST_NAME, shortened
 from ebapose.draw import DRAWN_SCORE
 from ebapose.errors import EbaposeError, UsageError
 from ebapose.inference.predictor import Predictor
 from ebapose.inference.signals import StopSignals
+from ebapose.inference.video_summary import SUMMARY, VideoSummary, is_summary
 from ebapose.io.video_table import TABLE_SUFFIXES, VideoTable, open_table
 from ebapose.io.video_writer import VideoWriter
 from ebapose.io.window import Window
-from ebapose.io.writers import plain_text
 from ebapose.structures import Frame, Poses, UInt8Array
 from ebapose.tracking.pictures import ContactSheet, TrackPlots
 from ebapose.tracking.stream import TrackedVideo
 
 VideoFormat = Literal["overlay", "json", "coco", "csv", "parquet", "plots", "sheet"]
 Draw = Callable[[UInt8Array, Poses], UInt8Array]
-
-SUMMARY = "_summary.json"
-SUMMARY_FORMAT = "ebapose-video"
 
 SHEET, PLOTS = "_sheet.jpg", "_plots"
 _ENDINGS = (".mp4", *TABLE_SUFFIXES.values(), SHEET, PLOTS, SUMMARY)  # of all that a video becomes
@@ -68,53 +64,6 @@ class VideoOptions:
                 raise UsageError(f"{what}: {value:g} is not possible")
         if self.fps is not None and not 0 < self.fps < math.inf:
             raise UsageError(f"frames per second: {self.fps:g} is not possible")
-
-
-@dataclass
-class VideoSummary:
-    """What became of one video.
-
-    Attributes:
-        name: path, address (without user, password and query) or "camera 0".
-        frames: written; persons: poses in them; identities: different persons.
-        detections: frames that the detector looked at.
-        corrupt, missing, dropped, reconnects: see `ebapose.io.video_source.ReadCounts`.
-        latency_ms: median and 95th percentile from a frame's arrival to its drawn poses, of the newest 1000 frames.
-        milliseconds: per frame and stage.
-        seconds: wall time.
-        interrupted: Ctrl-C, SIGTERM or SIGHUP ended it.
-        files: what was written.
-    """
-
-    name: str
-    live: bool = False
-    frames: int = 0
-    persons: int = 0
-    identities: int = 0
-    detections: int = 0
-    corrupt: int = 0
-    missing: int = 0
-    dropped: int = 0
-    reconnects: int = 0
-    latency_ms: tuple[float, float] = (0.0, 0.0)
-    milliseconds: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    interrupted: bool = False
-    files: list[Path] = field(default_factory=list)
-
-    def line(self) -> str:
-        """One line for a person."""
-        persons = f"{self.identities} person{'' if self.identities == 1 else 's'}"
-        parts = [f"{self.frames} frames", persons, f"detector ran in {self.detections}"]
-        lost = {"corrupt left out": self.corrupt, "missing": self.missing, "dropped": self.dropped}
-        parts += [f"{count} {what}" for what, count in lost.items() if count]
-        if self.reconnects:
-            parts.append(f"connected again {self.reconnects} times")
-        if self.live:
-            parts.append(f"latency {self.latency_ms[0]:.0f} ms (95 %: {self.latency_ms[1]:.0f})")
-        rate = self.frames / self.seconds if self.seconds else 0.0
-        ending = ", interrupted" if self.interrupted else ""
-        return f"{self.name}: {', '.join(parts)}; {rate:.1f} frames/s{ending}"
 
 
 def predict_video(
@@ -189,7 +138,7 @@ def predict_video(
             stages = predictor.times.milliseconds(earlier)
             summary.milliseconds = {**stages, **{n: 1000 * s / max(1, summary.frames) for n, s in run.spent.items()}}
             with suppress(OSError):  # of a full disk was spoken already
-                _write_summary(target, summary, predictor, video)
+                summary.write(_beside(target, SUMMARY), predictor.card, info)
     if summary.missing:
         promised = f" of {info.num_frames}" if info.num_frames else ""
         on_failure(f"{info.name}: the file ends early, about {summary.missing}{promised} frames are missing")
@@ -222,11 +171,7 @@ def _is_foreign(target: Path) -> bool:
     # os.path's: before Python 3.14 pathlib's raises for a path that is too long
     if not any(exists(_beside(target, ending)) for ending in _ENDINGS):  # noqa: PTH110
         return False
-    try:
-        summary = json.loads(_beside(target, SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return True
-    return not (isinstance(summary, dict) and summary.get("format") == SUMMARY_FORMAT)
+    return not is_summary(_beside(target, SUMMARY))
 
 
 def _beside(target: Path, ending: str) -> Path:
@@ -381,37 +326,3 @@ class _Run:
             folder, plots = _beside(self.target, PLOTS), self._plots
             completions.append((folder, lambda: plots.save(folder)))
         return completions
-
-
-def _write_summary(target: Path, summary: VideoSummary, predictor: Predictor, video: TrackedVideo) -> None:
-    from ebapose import __version__
-
-    info, card = video.info, predictor.card
-    median, high = summary.latency_ms
-    data: dict[str, Any] = {
-        "format": SUMMARY_FORMAT,
-        "version": 1,
-        "generator": f"ebapose {__version__}",
-        "file": plain_text(summary.name),
-        "model": card.name,
-        "skeleton": card.skeleton.to_dict(),
-        "keypoint_fields": ["x", "y", "score", "sigma_x", "sigma_y"],
-        "width": info.hw[1],
-        "height": info.hw[0],
-        "fps": round(info.fps, 6),
-        "frames": summary.frames,
-        "persons": summary.identities,
-        "detections": summary.detections,
-        "corrupt_frames": summary.corrupt,
-        "missing_frames": summary.missing,
-        "dropped_frames": summary.dropped,
-        "reconnects": summary.reconnects,
-        "latency_ms": {"median": round(median, 1), "percentile_95": round(high, 1)} if summary.live else None,
-        "ms_per_frame": {name: round(ms, 2) for name, ms in summary.milliseconds.items()},
-        "seconds": round(summary.seconds, 3),
-        "interrupted": summary.interrupted,
-        "files": [plain_text(str(path)) for path in summary.files],
-    }
-    path = _beside(target, SUMMARY)
-    write_text(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n")
-    summary.files.append(path)
