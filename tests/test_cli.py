@@ -427,6 +427,38 @@ def test_help_and_listing_import_nothing_heavy(arguments: list[str]) -> None:
     assert "predict" in done.stdout or "SOURCE" in done.stdout or "num_parameters" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (["train", "recipes/smoke.yaml", "--out", "run"], "train"),
+        (["export", "default", "--out", "exported"], "export"),
+        (["weights", "average", "a", "b", "--out", "c"], "torch"),
+        (["evaluate", "default", "--annotations", "gone.json", "--out", "report"], "train"),
+    ],
+)
+def test_a_package_that_is_missing_is_named_in_one_line(arguments: list[str], extra: str, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "class Without:\n"
+        "    def find_spec(name, *_):\n"
+        "        if name in {'torch', 'safetensors', 'accelerate'}: raise ModuleNotFoundError(name=name)\n"
+        "sys.meta_path.insert(0, Without)\n"
+        "sys.modules['faster_coco_eval'] = None\n"
+        "import ebapose.cli as cli; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    recipes = Path(__file__).parents[1] / "recipes"
+    words = [word.replace("recipes", str(recipes)) for word in arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("ebapose: ")
+    assert line.endswith(f'which is not installed: pip install "ebapose[{extra}]"')
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("verb", [*VERBS])
 def test_every_verb_has_help(verb: str, run: Callable[..., Finished]) -> None:
     done = run(verb, "--help")

@@ -72,7 +72,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'ebapose' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"ebapose.{_HOMES[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"ebapose.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        from ebapose.errors import MissingDependencyError
+
+        missing = MissingDependencyError.explaining(error, f"ebapose.{name}", "train" if name == "train" else "")
+        if missing is None:
+            raise
+        raise missing from error
 
 
 def __dir__() -> list[str]:

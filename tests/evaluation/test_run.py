@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from ebapose import zoo
 from ebapose.cli import main
-from ebapose.errors import InputError, UsageError
+from ebapose.errors import InputError, MissingDependencyError, UsageError
 from ebapose.evaluation.run import evaluate, model_of_card
 from ebapose.evaluation.tables import read_report
 from ebapose.geometry.oks import select_poses
@@ -104,6 +105,29 @@ def test_boxes_are_gt_or_a_file(weights, people, tmp_path):
             evaluate(None, people, tmp_path / "out", predictions=results, boxes=boxes)
         with pytest.raises(UsageError, match="neither gt nor a file"):
             run(weights, people, tmp_path / "out", boxes=boxes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_keeps_a_report_from_being_written_is_said_before_anything_is_predicted(
+    weights, people, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("ebapose.evaluation.run._predict", None)
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(UsageError, match="file: is a file, not a folder"):
+        run(weights, people, file)
+    with pytest.raises(NotADirectoryError):
+        run(weights, people, file / "out")
+    content = json.loads(people.read_text())
+    content["annotations"][0]["head_size"] = "large"
+    people.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="head_size"):
+        run(weights, people, tmp_path / "out")
+    for package in ("faster_coco_eval", "matplotlib"):
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, package, None)
+            with pytest.raises(MissingDependencyError, match=package.replace("_", "-")):
+                run(weights, people, tmp_path / "out", with_plots=True)
     assert not (tmp_path / "out").exists()
 
 

@@ -3,7 +3,8 @@
 Options and help come from the verbs' signatures and docstrings. Everything heavy is imported inside the verbs, so that
 `ebapose --help` is quick.
 
-Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 130 interrupted.
+Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, an unusable model file or a missing package, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ VERBS: dict[str, Callable[..., int]] = {
 }
 
 
+_OWN_EXTRA = {"train", "export"}  # verbs with an extra of their name, which has all that they need
+
+
 def command() -> NoReturn:
     """The `ebapose` command: `main`, and the end of the process.
 
@@ -103,6 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EbaposeError as error:
         print_error(str(error))
         return 1
+    except ModuleNotFoundError as error:
+        verb = arguments[0]
+        words = " ".join(arguments[:2]) if _group(verb) else verb
+        missing = MissingDependencyError.explaining(error, f"ebapose {words}", verb if verb in _OWN_EXTRA else "")
+        if missing is None:
+            raise
+        print_error(str(missing))
+        return 2
     except KeyboardInterrupt:
         print_error("interrupted; what was finished is written")
         return 130

@@ -11,6 +11,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from os.path import exists
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 from ebapose.atomic import write_text
 from ebapose.data.coco_file import SkeletonLike
-from ebapose.errors import UsageError
+from ebapose.errors import MissingDependencyError, UsageError
 from ebapose.evaluation import plots
 from ebapose.evaluation.calibration import (
     Reliability,
@@ -132,8 +134,7 @@ def evaluate_predictions(
     """
     check_box_mode(box_mode)
     folder = Path(out_dir)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: is a file, not a folder for a report")
+    require_report(folder, with_plots)
     if images_dir is not None and not Path(images_dir).is_dir():
         raise UsageError(f"{images_dir}: no such folder of pictures")
     truth = annotations if isinstance(annotations, Annotations) else read_annotations(annotations, skeleton, category)
@@ -153,6 +154,21 @@ def evaluate_predictions(
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     write_text(folder / "report.md", markdown(metrics, [path.relative_to(folder).as_posix() for path in files]))
     return Report(folder, metrics, (folder / "metrics.json", folder / "report.md", *files))
+
+
+def require_report(out_dir: str | Path, with_plots: bool) -> None:
+    """What can be known beforehand about whether a report can be written: hours of predicting may come first.
+
+    Raises:
+        UsageError: `out_dir` is a file.
+        MissingDependencyError: faster-coco-eval or matplotlib is not installed.
+    """
+    if exists(out_dir) and not Path(out_dir).is_dir():  # noqa: PTH110 (pathlib's raises where a path is too long)
+        raise UsageError(f"{out_dir}: is a file, not a folder for a report")
+    if find_spec("faster_coco_eval") is None:
+        raise MissingDependencyError("faster-coco-eval", "train", "COCO evaluation")
+    if with_plots and find_spec("matplotlib") is None:
+        raise MissingDependencyError("matplotlib", "train", "drawing plots")
 
 
 def _measure(truth: Annotations, poses: Results, box_mode: BoxMode) -> _Measured:

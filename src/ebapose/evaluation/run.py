@@ -20,7 +20,7 @@ from ebapose.errors import InputError, UsageError
 from ebapose.evaluation.calibration import CalibrationGain, Judged, calibrate, judge
 from ebapose.evaluation.coco_ap import BoxMode
 from ebapose.evaluation.inputs import NO_ANNOTATION, Results, read_annotations
-from ebapose.evaluation.report import Report, evaluate_predictions
+from ebapose.evaluation.report import Report, evaluate_predictions, require_report
 from ebapose.geometry.crop import fit_boxes
 from ebapose.geometry.oks import RESCORE_THRESHOLD, pose_scores, select_poses
 from ebapose.inference.detector import WholeImage
@@ -135,9 +135,9 @@ def evaluate_model(
 
     With "gt" every annotated person's own box is given (crowds and persons without labels are left out; those without
     area, or with a box outside of the picture, count as not found). With a detections file each of its boxes is given;
-    poses are then rescored (box score times mean keypoint score) and those nearly the same as a better one are dropped,
-    as the published protocols do: OKS-NMS at 0.9, where a pose's area is that of its box, grown to the form of the
-    network's input and by a factor of 1.25. Pictures that cannot be read are logged and named in the report; their
+    poses are then rescored (box score times the mean of the keypoint scores above 0.2) and those nearly the same as a
+    better one are dropped, as the published protocols do: OKS-NMS at 0.9, where a pose's area is that of its box, grown
+    to the form of the network's input and by a factor of 1.25. Pictures that cannot be read are logged and named in the report; their
     persons have no pose and count as not found.
 
     Args:
@@ -158,9 +158,13 @@ def evaluate_model(
         UsageError: the model's skeleton is not the data's (both lists of names are given), nobody to evaluate, or a
             file is not there.
         InputError: annotations, detections or all of the pictures cannot be read.
+        MissingDependencyError: see `evaluate_predictions`; nothing was predicted.
     """
     mode = _box_mode(boxes)
+    out = Path(out_dir)
+    require_report(out, with_plots)
     records = load_coco(annotations, images_dir, skeleton, category)
+    truth = read_annotations(annotations, records.skeleton, category)  # judges more of the file than the line above
     records = records.persons() if mode == "gt" else records.detections(boxes, detector_score)
     if not len(records):
         raise UsageError(f"{annotations}: no person with labelled keypoints to evaluate")
@@ -168,22 +172,20 @@ def evaluate_model(
         model, runtime, detector="whole-image", flip_test=flip_test, batch_size=batch_size, threads=threads
     )
     refuse_other_skeleton(predictor.card, records)
+    out.mkdir(parents=True, exist_ok=True)
     on_start(len(np.unique(records.image_indices)))
     rows, results, unreadable = _predict(predictor, records, on_image)
     if mode == "detector":
         results = results[_suppress(results, records.select(rows), predictor.card.input.size_hw)]
-    out = Path(out_dir)
     with atomic_write(out / "coco_results.json") as temporary, temporary.open("w", encoding="utf-8") as file:
         entries = results.to_json(records.category_id)
         file.write("[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")
     return evaluate_predictions(
-        annotations,
+        truth,
         results,
         out,
         mode,
         images_dir=records.images_dir,
-        skeleton=records.skeleton,
-        category=category,
         worst=worst,
         with_plots=with_plots,
         unreadable=unreadable,
