@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from rich.console import Console
 
 from coco_entries import CATEGORY, person, picture
 from ebapose.data.check import check_annotations
+from ebapose.data.coco import load_coco
 from ebapose.data.findings import KINDS, CheckReport
 from ebapose.errors import InputError, UsageError
-from ebapose.skeleton import COCO17
+from ebapose.evaluation.inputs import read_annotations
+from ebapose.skeleton import COCO17, Skeleton
 
 NAMES = COCO17.keypoint_names
 
@@ -167,6 +170,32 @@ def test_swapped_sides_are_suspected(write_coco: Callable[..., Path]) -> None:
     assert "20 of 20 faces" in finding.examples[0]
     few = check_annotations(write_coco([standing(i, pairs) for i in range(1, 6)]))
     assert counts(few) == {}
+
+
+def test_pairs_may_name_the_right_one_first(write_coco: Callable[..., Path]) -> None:
+    turned = [list(pair)[:: 1 if i % 2 else -1] for i, pair in enumerate(COCO17.flip_pairs)]
+    path = write_coco([standing(i, []) for i in range(1, 21)], category=CATEGORY | {"flip_pairs": turned})
+    report = check_annotations(path)
+    assert counts(report) == {}
+    assert report.skeleton == "coco17"
+
+
+def test_a_skeleton_has_the_keypoints_in_the_order_of_the_file(write_coco: Callable[..., Path]) -> None:
+    path = write_coco([person(1)])
+    other = [*NAMES[::-1]]
+    pairs = tuple((16 - a, 16 - b) for a, b in COCO17.flip_pairs)
+    turned = replace(COCO17, name="turned", keypoint_names=tuple(other), edges=(), flip_pairs=pairs)
+    few = Skeleton("few", ("a", "b"), (), (), (0.1, 0.1))
+    for skeleton, cause in (
+        (turned, "in another order: keypoint 0 is nose, not right_ankle"),
+        (few, "the category has 17 keypoints, skeleton few 2"),
+    ):
+        report = check_annotations(path, skeleton=skeleton)
+        assert counts(report) == {"skeleton": 1}
+        assert cause in report.findings[0].examples[0]
+        for read in (load_coco, read_annotations):
+            with pytest.raises(InputError, match=cause):
+                read(path, skeleton=skeleton)
 
 
 def test_what_is_no_coco_file_gives_one_line(tmp_path: Path) -> None:

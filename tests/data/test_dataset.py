@@ -98,6 +98,16 @@ def test_epochs_that_are_shown_in_turn_do_not_make_the_pool_anew(
     assert all(len(held) == 1 for held in plain._pool.values())  # nothing is kept for nobody
 
 
+def test_what_is_cut_off_counts_nothing(write_coco: Callable[..., Path]) -> None:
+    data = dataset(
+        write_coco([person(i) for i in range(1, 9)]), EVERYTHING.model_copy(update={"truncation_probability": 1.0})
+    )
+    samples = [data[i] for i in range(8)]
+    assert any(sample["absent"].any() for sample in samples)
+    for sample in samples:
+        assert ((sample["weights"] > 0) == (sample["visibility"] > 0)).all()
+
+
 def test_workers_can_be_made_by_pickling(write_coco: Callable[..., Path]) -> None:
     data = dataset(write_coco([person(1)]), EVERYTHING)
     assert same(pickle.loads(pickle.dumps(data))[0], data[0])

@@ -117,6 +117,13 @@ def test_dataset_is_coco(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match="exists already"):
         make_dataset(tmp_path / "a", num_images=1)
+    for name in ("c/images/mine.jpg", "d/validation.json"):
+        mine = tmp_path / name
+        mine.parent.mkdir(parents=True)
+        mine.touch()
+        with pytest.raises(UsageError, match="exists already"):
+            make_dataset(tmp_path / name[0], num_images=1)
+        assert [*(tmp_path / name[0]).rglob("*.*")] == [mine]
     again = make_dataset(tmp_path / "b", num_images=6, seed=1, image_hw=(72, 64), max_people=3)
     assert again.read_bytes() == path.read_bytes()
 

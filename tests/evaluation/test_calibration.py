@@ -230,6 +230,7 @@ def test_calibrating_weights_changes_their_card_alone(tmp_path):
     assert load_weights(weights)[1] == read
     nameless = json.loads(file.read_text())
     del nameless["categories"][0]["keypoints"]
+    nameless["categories"][0]["name"] = "gymnast"
     file.write_text(json.dumps(nameless))
     with pytest.raises(InputError, match="no keypoint names"):
         calibrate_weights(weights, [file], images_dir=tmp_path)

@@ -117,6 +117,10 @@ def test_weights_that_cannot_be_averaged(tmp_path):
         average_weights([a, larger], out)
     with pytest.raises(ModelFileError, match="no such file"):
         average_weights([a, tmp_path / "nowhere.safetensors"], out)
+    kept = b.read_bytes()
+    with pytest.raises(UsageError, match=r"b\.safetensors: the mean must not replace what it is made from"):
+        average_weights([a, b], tmp_path / "." / "b.safetensors")
+    assert b.read_bytes() == kept
     assert not out.exists()
 
 

@@ -21,6 +21,7 @@ def test_an_annotation_file_without_names_takes_a_given_skeleton(people, tmp_pat
     data = json.loads((people / "val" / "annotations.json").read_text())
     for key in ("keypoints", "skeleton", "flip_pairs", "sigmas"):
         data["categories"][0].pop(key, None)
+    data["categories"][0]["name"] = "gymnast"
     (tmp_path / "bare.json").write_text(json.dumps(data))
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(COCO17.to_dict()))
 

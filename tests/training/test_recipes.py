@@ -102,6 +102,12 @@ def test_a_given_length_takes_the_place_of_the_recipes() -> None:
         ("--data.train={annotations: a, augment: {rotation: 3}}", r"train\.0\.augment: unknown key 'rotation', did"),
         ("--data.train={annotations: a, augment: {rotation_deg: 181}}", r"train\.0\.augment: rotation_deg: Input"),
         ("--data.val={annotations: a, augment: {rotation_deg: 3}}", r"data\.val\.augment: validation persons are seen"),
+        ("--data.val={annotations: a, repeat: 2}", r"data\.val\.repeat: validation persons are seen once"),
+        ("--data.val={annotations: a, complete: true}", r"data\.val\.complete: validation persons are seen"),
+        ("--run.seed=9223372036854775808", r"run\.seed: Input should be less than 9223372036854775808"),
+        ("--run={epochs: 1.0e+300}", r"run\.epochs: Input should be less than or equal to 1000000"),
+        ("--run={samples: 99999999999999999999}", r"run\.samples: Input should be less than or equal to"),
+        ("--run.validate_every=1.0e+308", r"run\.validate_every: Input should be less than or equal to 1000000"),
     ],
 )
 def test_contradictory_keys_get_one_line_that_names_them(override: str, message: str) -> None:

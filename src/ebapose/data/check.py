@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from ebapose.data.coco_file import (
     SkeletonLike,
-    category_skeleton,
+    choose_skeleton,
     find_category,
     find_images_dir,
-    load_skeleton,
     read_coco_json,
 )
 from ebapose.data.findings import CheckReport, Findings
@@ -61,7 +60,7 @@ def check_annotations(
         found.add("category", str(error).removeprefix(f"{path}: "))
     try:
         if chosen or skeleton is not None:
-            bones = category_skeleton(chosen, path) if skeleton is None else load_skeleton(skeleton)
+            bones = choose_skeleton(chosen, path, skeleton)
     except InputError as error:
         found.add("skeleton", str(error).removeprefix(f"{path}: "))
     images = _find_image_entries(data["images"], found)

@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 
 from ebapose.data.coco_file import (
     SkeletonLike,
-    category_skeleton,
     check_visibility,
+    choose_skeleton,
     find_category,
     find_images_dir,
-    load_skeleton,
     read_coco_json,
     read_json,
     reason,
@@ -270,12 +269,7 @@ def load_coco(
     path = Path(annotations)
     data = read_coco_json(path)
     chosen = find_category(data, path, category)
-    bones = category_skeleton(chosen, path) if skeleton is None else load_skeleton(skeleton)
-    names = chosen.get("keypoints")
-    if isinstance(names, list) and len(names) != bones.num_keypoints:
-        raise InputError(
-            f"{path}: the category has {len(names)} keypoints, skeleton {bones.name} {bones.num_keypoints}"
-        )
+    bones = choose_skeleton(chosen, path, skeleton)
 
     images = data["images"]
     image_labels = [f"{path}: image {image.get('id', i)}" for i, image in enumerate(images)]

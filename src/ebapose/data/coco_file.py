@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ebapose.config import load_yaml
 from ebapose.errors import InputError, UsageError
-from ebapose.skeleton import SKELETONS, Skeleton
+from ebapose.skeleton import COCO17, SKELETONS, Skeleton
 
 SkeletonLike = Skeleton | str | Path
 
@@ -104,12 +104,15 @@ def category_skeleton(category: Mapping[str, Any], where: str | Path) -> Skeleto
     """Skeleton of a COCO category: `keypoints`, `skeleton` (counted from 1), `flip_pairs` (from 0), `sigmas`.
 
     A category with exactly the keypoint names of a known skeleton (COCO-17 among them) is that skeleton, unless it
-    gives other sigmas. Otherwise flip pairs and sigmas are required: guessing them silently ruins mirroring and OKS.
+    gives other sigmas, and COCO's person, stripped to its id and name, COCO-17. Otherwise flip pairs and sigmas are
+    required: guessing them silently ruins mirroring and OKS.
 
     Raises:
         InputError: something is missing or contradicts itself.
     """
     names = category.get("keypoints")
+    if not names and category.get("name") == "person" and not category.get("sigmas"):
+        return COCO17
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise InputError(f"{where}: category {category.get('name')!r} has no keypoint names: pass a skeleton")
     known = next((s for s in SKELETONS.values() if list(s.keypoint_names) == names), None)
@@ -130,9 +133,35 @@ def category_skeleton(category: Mapping[str, Any], where: str | Path) -> Skeleto
         )
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: category {category.get('name')!r}: {reason(error)}") from None
-    if known is not None and own.sigmas == known.sigmas and set(own.flip_pairs) == set(known.flip_pairs):
+    if known is not None and own.sigmas == known.sigmas and np.array_equal(own.flip_indices, known.flip_indices):
         return known
     return own
+
+
+def choose_skeleton(category: Mapping[str, Any], where: str | Path, skeleton: SkeletonLike | None = None) -> Skeleton:
+    """The skeleton that was given, or the category's own.
+
+    Raises:
+        UsageError: see `load_skeleton`.
+        InputError: see `category_skeleton`, or the given one has other keypoints than the category: another number, or
+            the same ones in another order.
+    """
+    if skeleton is None:
+        return category_skeleton(category, where)
+    bones, names = load_skeleton(skeleton), category.get("keypoints")
+    if isinstance(names, list) and names:
+        if len(names) != bones.num_keypoints:
+            raise InputError(
+                f"{where}: the category has {len(names)} keypoints, skeleton {bones.name} {bones.num_keypoints}"
+            )
+        given = list(bones.keypoint_names)
+        if given != names and set(given) == set(map(str, names)):
+            i = next(i for i in range(len(names)) if given[i] != names[i])
+            raise InputError(
+                f"{where}: the category has the keypoints of skeleton {bones.name} in another order: keypoint {i} is "
+                f"{names[i]}, not {given[i]}"
+            )
+    return bones
 
 
 def load_skeleton(skeleton: SkeletonLike) -> Skeleton:

@@ -185,6 +185,7 @@ class CropDataset:
             labelled = seen > 0
             blacken(crop, points, seen, matrix, geometry.seen_xyxy)
             absent |= labelled & (seen == 0)
+            weights[seen == 0] = 0
         if config is not None:
             crop = self._cover(crop, points, seen, config, epoch, rng)
             crop = apply_photometric(crop, config.photometric, rng)

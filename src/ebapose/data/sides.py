@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ebapose.skeleton import Skeleton
+from ebapose.skeleton import Skeleton, name_side
 
 
 def swapped_sides(persons: NDArray[np.float64], skeleton: Skeleton) -> list[str]:
@@ -22,8 +22,9 @@ def swapped_sides(persons: NDArray[np.float64], skeleton: Skeleton) -> list[str]
     if not skeleton.flip_pairs:
         return []
     lines: list[str] = []
-    left, right = (np.array(side) for side in zip(*skeleton.flip_pairs, strict=True))
     names = skeleton.keypoint_names
+    pairs = [(b, a) if name_side(names[a]) == "right" else (a, b) for a, b in skeleton.flip_pairs]
+    left, right = (np.array(side) for side in zip(*pairs, strict=True))
     labelled = (persons[:, left, 2] > 0) & (persons[:, right, 2] > 0)
     across = persons[:, left, 0] - persons[:, right, 0]
     everything = np.where(persons[..., 2] > 0, persons[..., 0], np.nan)
@@ -32,7 +33,7 @@ def swapped_sides(persons: NDArray[np.float64], skeleton: Skeleton) -> list[str]
     clear = labelled & (np.abs(across) > 0.1 * extent[:, None])
     side = np.sign(across) * clear
 
-    for i, (a, b) in enumerate(skeleton.flip_pairs):
+    for i, (a, b) in enumerate(pairs):
         others = np.delete(side, i, axis=1).sum(axis=1)
         usable = (side[:, i] != 0) & (others != 0)
         agreeing = int(np.count_nonzero(usable & (side[:, i] == np.sign(others))))

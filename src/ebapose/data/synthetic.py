@@ -135,14 +135,15 @@ def make_dataset(
         Path of the annotation file.
 
     Raises:
-        UsageError: a number makes no sense, or the folder holds annotations already.
+        UsageError: a number makes no sense, or the folder holds annotations or pictures already.
     """
     if num_images < 1 or num_validation < 0 or min(image_hw) < 16 or max_people < 1 or not 0 <= turn_deg <= 180:
         raise UsageError("synthetic data needs at least 1 image of 16x16 px, 1 person, and turn_deg in 0..180")
     folder = Path(out_dir)
     path = folder / "annotations.json"
-    if path.exists():
-        raise UsageError(f"{path} exists already: choose another folder")
+    for taken in (path, folder / "validation.json", folder / "images"):
+        if taken.exists() and not (taken.is_dir() and not any(taken.iterdir())):
+            raise UsageError(f"{taken} exists already: choose another folder")
     (folder / "images").mkdir(parents=True, exist_ok=True)
     if num_validation:
         later = range(num_images, num_images + num_validation)

@@ -17,17 +17,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from ebapose.data.coco_file import (
     SkeletonLike,
-    category_skeleton,
     check_frame,
     check_visibility,
+    choose_skeleton,
     find_category,
-    load_skeleton,
     read_json,
     refuse_twice,
     whole_number,
 )
 from ebapose.errors import InputError
-from ebapose.skeleton import COCO17, Skeleton
+from ebapose.skeleton import Skeleton
 
 FloatArray = NDArray[np.float64]
 NO_ANNOTATION = -1
@@ -154,7 +153,7 @@ def read_annotations(
         where, data = Path(source).name, read_json(source)
     check_frame(data, where)
     chosen = find_category(data, where, category)
-    bones = _skeleton_of(chosen, where) if skeleton is None else load_skeleton(skeleton)
+    bones = choose_skeleton(chosen, where, skeleton)
     k = bones.num_keypoints
 
     images = data["images"]
@@ -261,13 +260,6 @@ def read_results(source: str | Path | Sequence[Mapping[str, Any]], annotations: 
                     raise InputError(f"{labels[i]}: annotation {owner} is not on image {image_ids[i]}")
                 owners[i] = owner
     return Results(np.array(image_ids, np.int64), triples[..., :2], triples[..., 2], scores, sigmas, owners)
-
-
-def _skeleton_of(category: Mapping[str, Any], where: str) -> Skeleton:
-    # COCO's own person category is sometimes stripped to its id and name
-    if not category.get("keypoints") and category.get("name") == "person" and not category.get("sigmas"):
-        return COCO17
-    return category_skeleton(category, where)
 
 
 def _table(rows: list[Any], width: int, what: str, labels: list[str]) -> FloatArray:

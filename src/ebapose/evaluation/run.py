@@ -137,8 +137,8 @@ def evaluate_model(
     area, or with a box outside of the picture, count as not found). With a detections file each of its boxes is given;
     poses are then rescored (box score times the mean of the keypoint scores above 0.2) and those nearly the same as a
     better one are dropped, as the published protocols do: OKS-NMS at 0.9, where a pose's area is that of its box, grown
-    to the form of the network's input and by a factor of 1.25. Pictures that cannot be read are logged and named in the report; their
-    persons have no pose and count as not found.
+    to the form of the network's input and by a factor of 1.25. Pictures that cannot be read are logged and named in the
+    report; their persons have no pose and count as not found.
 
     Args:
         model: bundled model or model file, see `ebapose.load`.

@@ -8,6 +8,7 @@ dict and can be read back (`load_weights`), so that one bundled file serves pred
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os.path import exists, samefile
 from pathlib import Path
 from typing import Literal
 
@@ -228,6 +229,8 @@ def average_weights(paths: Sequence[str | Path], out: str | Path, shares: Sequen
         raise UsageError("averaging needs two weights files or more")
     if shares and (len(shares) != len(paths) or not all(0 < share < float("inf") for share in shares)):
         raise UsageError(f"shares: {len(paths)} positive numbers expected, one per file")
+    if exists(out) and any(exists(path) and samefile(out, path) for path in paths):  # noqa: PTH110, PTH121
+        raise UsageError(f"{out}: the mean must not replace what it is made from")
     total = sum(shares) if shares else len(paths)
     parts = [share / total for share in shares or [1.0] * len(paths)]
     mean: StateDict = {}

@@ -171,7 +171,7 @@ class OptimConfig(Config, use_attribute_docstrings=True):
     schedule: Literal["constant", "step", "cosine"] = "constant"
     """Learning rate over time: "constant", "step" (times `gamma` after each of `milestones`) or "cosine" (down to
     `final_lr_factor`)."""
-    milestones: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    milestones: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = ()
     """Of the schedule "step": epochs, all within the run."""
     gamma: float = Field(default=0.1, gt=0, le=1)
     """Of the schedule "step": what lr is multiplied by."""
@@ -208,9 +208,9 @@ class OptimConfig(Config, use_attribute_docstrings=True):
 class RunConfig(Config, use_attribute_docstrings=True):
     """How long, how fast, how often."""
 
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0, le=1e6)
     """Length in passes over the data; either this or `samples`."""
-    samples: int | None = Field(default=None, gt=0)
+    samples: int | None = Field(default=None, gt=0, le=10**12)
     """Length in samples; either this or `epochs`."""
     batch_size: int = Field(default=32, ge=2)
     """Samples per optimiser step, over all processes and accumulated parts together, so that a recipe means the same on
@@ -219,7 +219,7 @@ class RunConfig(Config, use_attribute_docstrings=True):
     """Each step's samples go through the network in so many parts."""
     workers: int = Field(default=2, ge=0)
     """Loader processes per training process; 0 loads in the training process."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of everything. A run from weights mixes them into the seed of order and augmentation, so that it does not
     show again what they were trained on."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -231,7 +231,7 @@ class RunConfig(Config, use_attribute_docstrings=True):
     precision and machine."""
     sync_batch_norm: bool = True
     """Share batch statistics between GPUs."""
-    validate_every: float = Field(default=1.0, gt=0)
+    validate_every: float = Field(default=1.0, gt=0, le=1e6)
     """Epochs between validations."""
     metric: Literal["pck", "ap", "oks"] = "pck"
     """What "best" means: "pck" (PCK@0.2 of the torso), "ap" (OKS AP, ground-truth boxes) or "oks" (mean OKS, for
@@ -297,8 +297,14 @@ class TrainConfig(Config, use_attribute_docstrings=True):
                 self.augment_of(source)
             except ValidationError as error:
                 raise ValueError(explain(error, AugmentConfig, f"data.train.{i}.augment")) from None
-        if self.data.val is not None and self.data.val.augment:
-            raise ValueError("data.val.augment: validation persons are seen as they are")
+        val = self.data.val
+        for key, changed in (
+            ("augment", val and val.augment),
+            ("repeat", val and val.repeat > 1),
+            ("complete", val and val.complete),
+        ):
+            if changed:
+                raise ValueError(f"data.val.{key}: validation persons are seen once and as they are")
         if self.data.val is None and self.run.patience is not None:
             raise ValueError("run.patience (early stopping) needs data.val")
         if self.optim.name == "muon" and self.run.precision == "fp16":  # the gradients of the second are unscaled twice

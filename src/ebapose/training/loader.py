@@ -110,7 +110,7 @@ def refuse_other_skeleton(found: Skeleton, found_in: str, wanted: Skeleton, want
             f"{found_in}: keypoints ({', '.join(found.keypoint_names)}) differ from those of {wanted_by} "
             f"({', '.join(wanted.keypoint_names)})"
         )
-    if set(found.flip_pairs) != set(wanted.flip_pairs):
+    if not np.array_equal(found.flip_indices, wanted.flip_indices):
         raise InputError(
             f"{found_in}: flip pairs {found.flip_pairs} differ from those of {wanted_by} {wanted.flip_pairs}"
         )

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from ebapose.atomic import write_text
@@ -173,6 +173,8 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
         refuse_other_data(progress.persons, data, checkpoint_path)
         if progress.step > num_steps:
             raise UsageError(f"{checkpoint_path}: {progress.step} steps are done already, the recipe plans {num_steps}")
+        if progress.step == num_steps and not is_there(weights_path):
+            raise UsageError(f"{out}: {num_steps} steps are done already, and no weights were written yet: plan more")
         progress.persons = persons
     stopped_early = run.patience is not None and progress.bad_validations >= run.patience
     end = progress.step if stopped_early else num_steps
@@ -216,7 +218,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
         evaluated.eval()
         with walk(val_loader) as crops:
             poses, scores, broken = predict(evaluated, crops, codec, spec, skeleton, accelerator)
-        note_broken(broken, progress, config.data.max_broken, monitor.note)
+        note_broken(broken, progress, config.data.max_broken, monitor.warn)
         shared: list[Any] = [measure(poses, scores, val_records) if accelerator.is_main_process else None]
         broadcast_object_list(shared)
         if accelerator.is_main_process:
@@ -237,6 +239,10 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
         for step in range(progress.step, end):
             lr = config.optim.lr * lr_factor(step, num_steps, plan.steps_per_epoch, config.optim)
             set_lr(optimizers, lr)
+            due = (step + 1) % validate_steps == 0 or step + 1 == num_steps
+            if due and not begun:  # weights without a checkpoint could not be gone on from
+                checkpoint()
+                begun = True
             _seed(run.seed, step, plan.rank)
 
             # Forward and backward, part by part; gradients travel between processes only with the last part.
@@ -245,7 +251,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
             batches = [next(parts) for _ in range(plan.parts)]
             suspect = batches[0]
             for part, batch in enumerate(batches):
-                note_broken(batch.broken, progress, config.data.max_broken, monitor.note)
+                note_broken(batch.broken, progress, config.data.max_broken, monitor.warn)
                 if not batch.samples:
                     raise InputError(f"no picture to learn from can be used, the first: {batch.broken[0]}")
                 last = part == plan.parts - 1
@@ -272,7 +278,6 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
             interval_samples += run.batch_size
             progress.logged_samples += run.batch_size
             progress.logged_loss += mean_loss * run.batch_size
-            due = progress.step % validate_steps == 0 or progress.step == num_steps
             speed = interval_samples / max(time.monotonic() - interval_started, 1e-9)
             row: dict[str, Any] = {
                 "step": progress.step,
@@ -328,7 +333,8 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
         broken=tuple(dict.fromkeys(gather_object(progress.broken))),
     )
     if accelerator.is_main_process and finished != "interrupted":
-        text = {**asdict(result), "name": config.name, "metric": run.metric, "weights": WEIGHTS_NAME}
+        weights = WEIGHTS_NAME if result.weights else None
+        text = {**asdict(result), "name": config.name, "metric": run.metric, "weights": weights}
         with writing(out):
             write_text(out / "result.json", json.dumps(text, indent=2) + "\n")
     return result
@@ -339,7 +345,11 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     if config.run.precision == "fp16" and not on_gpu:
         raise UsageError("run.precision: fp16 needs a GPU; choose bf16 or fp32")
     AcceleratorState._reset_state()  # it remembers the precision of an earlier run in this process
-    return Accelerator(mixed_precision="no" if config.run.precision == "fp32" else config.run.precision, cpu=not on_gpu)
+    return Accelerator(
+        mixed_precision="no" if config.run.precision == "fp32" else config.run.precision,
+        cpu=not on_gpu,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # not the environment's: a recipe says
+    )
 
 
 def _seed(seed: int, step: int, rank: int) -> None:

@@ -38,7 +38,7 @@ COLUMNS = (
 
 
 class Monitor:
-    """Context manager of a run's logs; does nothing in processes other than the main one.
+    """Context manager of a run's logs; in processes other than the main one it only warns.
 
     Args:
         out: the run's folder; `log.csv` and `tensorboard/` are written there.
@@ -95,6 +95,10 @@ class Monitor:
     def note(self, text: str) -> None:
         """A line for the person who watches."""
         self.console.print(text, highlight=False, markup=False)
+
+    def warn(self, text: str) -> None:
+        """A line that is shown whichever process has it to say."""
+        (self.console if self.active else Console(stderr=True)).print(text, highlight=False, markup=False)
 
     def tick(self, step: int, status: str) -> None:
         """Move the progress line."""

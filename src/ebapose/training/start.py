@@ -27,6 +27,7 @@ from ebapose.training.teacher import Teacher
 # Options that weights may have been trained with differently: they are no part of the function that was learned, or
 # (split_ratio) the weights are resampled.
 _FREE_OPTIONS = ("sigma", "split_ratio", "dropout")
+_NAMED = 12  # tensors that a note names
 
 
 def build_model(
@@ -92,7 +93,8 @@ def build_model(
         notes.append(f"new keypoints: {', '.join(name for name in names if name not in kept_names) or 'none'}")
     left = copy_weights(model, state_dict, str(path), strict=not config.model.new_head)
     if left:
-        notes.append(f"new, not from the weights: {', '.join(left)}")
+        more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+        notes.append(f"new, not from the weights: {', '.join(left[:_NAMED])}{more}")
     if before.codec.type == codec.type:
         card = card.model_copy(update={"codec": codec.model_copy(update={"position": before.codec.position})})
     # Preprocessing is part of what was learned.
