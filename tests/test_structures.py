@@ -106,6 +106,15 @@ def test_five_numbers_are_no_box():
         Boxes.from_xyxy([[1, 2, 3, 4, 0.9]])
 
 
+@pytest.mark.parametrize("boxes", [[[1, 2, 3, 4], [1, 2, 3]], [["a", "b", "c", "d"]], [[1, 2, 3, 10**400]]])
+def test_what_is_no_table_of_numbers_is_no_boxes(boxes):
+    for make in (Boxes.from_xyxy, Boxes.from_xywh):
+        with pytest.raises(InputError, match=r"^boxes: "):
+            make(boxes)
+        with pytest.raises(InputError, match=r"^box scores: "):
+            make([[1, 2, 3, 4]], [["a"]])
+
+
 def test_boxes_keep_their_own_copy_and_cannot_be_changed():
     corners = np.array([[1, 2, 4, 6]], np.float32)
     boxes = Boxes.from_xyxy(corners)

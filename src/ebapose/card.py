@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, ValidationError, field_validator, model_validator
 
 from ebapose.config import Config, explain
-from ebapose.errors import InputError, ModelFileError
+from ebapose.errors import InputError, ModelFileError, UsageError
 from ebapose.skeleton import COCO17, SKELETONS, Skeleton
 
 METADATA_KEY = "ebapose_card"  # under this name the card stands in safetensors and ONNX metadata
@@ -154,6 +154,17 @@ def parse_card(text: str, where: str) -> ModelCard:
 def card_path(model_path: Path) -> Path:
     """Where the card of a model file lies: `NAME.onnx` -> `NAME.card.json`."""
     return model_path.with_name(model_path.name.removesuffix(model_path.suffix) + ".card.json")
+
+
+def refuse_shared_card(model_path: Path) -> None:
+    """Raise UsageError where another model file lies beside whose card one called `model_path` would replace."""
+    for suffix in (".safetensors", ".onnx", ".xml"):
+        other = model_path.with_suffix(suffix)
+        if suffix != model_path.suffix and other.exists():
+            raise UsageError(
+                f"{model_path}: {other.name} beside it has the card of that name, {card_path(other).name}: "
+                "choose another folder"
+            )
 
 
 def read_card(model_path: Path) -> ModelCard | None:

@@ -67,7 +67,7 @@ def write_comparison(
     measured = [read_report(report) for report in reports]
     files, notes = _pictures(pictures), []
     if not files:
-        notes.append(f"figure 6 is not drawn: no folder {EXAMPLES} here; name one with --pictures")
+        notes.append(f"figure 6 is not drawn: no pictures in a folder {EXAMPLES} here; name one with --pictures")
     untimed = build_tables(measured)
     notes += [
         f"{row['model']}: not a model of `ebapose models`, so its size and cost are not known; MODEL=PATH names another"

@@ -22,7 +22,7 @@ def _as_float32(values: ArrayLike, shape: tuple[int | None, ...], what: str) -> 
     """Read-only float32 copy of the given shape (None: any length). Raises InputError when it does not fit."""
     try:
         array = np.array(values, dtype=np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{what}: expected an array of numbers") from None
     if array.shape == (0,) and not shape[0]:  # an empty list
         array = array.reshape(0, *(n or 0 for n in shape[1:]))
@@ -31,6 +31,15 @@ def _as_float32(values: ArrayLike, shape: tuple[int | None, ...], what: str) -> 
         raise InputError(f"{what}: shape {array.shape}, expected ({wanted})")
     array.flags.writeable = False
     return array
+
+
+def _as_boxes(values: ArrayLike) -> Float32Array:
+    """(N, 4) of one box, several or none. Raises InputError."""
+    try:
+        rows: ArrayLike = np.atleast_2d(values) if np.size(values) else []
+    except ValueError:  # of different lengths
+        raise InputError("boxes: four numbers each expected") from None
+    return _as_float32(rows, (None, 4), "boxes")
 
 
 def _as_index(index: ArrayLike | slice) -> NDArray[np.generic] | slice:
@@ -107,13 +116,14 @@ class Boxes:
     @classmethod
     def from_xyxy(cls, xyxy: ArrayLike, scores: ArrayLike | None = None) -> Boxes:
         """Boxes from (N, 4) corners; scores default to 1."""
-        corners = _as_float32(np.atleast_2d(xyxy) if np.size(xyxy) else [], (None, 4), "boxes")
-        return cls(corners, np.ones(len(corners), np.float32) if scores is None else np.asarray(scores, np.float32))
+        corners = _as_boxes(xyxy)
+        found = np.ones(len(corners)) if scores is None else scores
+        return cls(corners, _as_float32(found, (None,), "box scores"))
 
     @classmethod
     def from_xywh(cls, xywh: ArrayLike, scores: ArrayLike | None = None) -> Boxes:
         """Boxes from COCO's (N, 4) left, top, width, height; scores default to 1."""
-        boxes = _as_float32(np.atleast_2d(xywh) if np.size(xywh) else [], (None, 4), "boxes")
+        boxes = _as_boxes(xywh)
         return cls.from_xyxy(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1), scores)
 
     @property

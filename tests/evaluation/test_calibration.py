@@ -234,8 +234,14 @@ def test_calibrating_weights_changes_their_card_alone(tmp_path):
     file.write_text(json.dumps(nameless))
     with pytest.raises(InputError, match="no keypoint names"):
         calibrate_weights(weights, [file], images_dir=tmp_path)
-    calibrate_weights(weights, [file], images_dir=tmp_path, skeleton="coco17")
+    gain = calibrate_weights(weights, [file], images_dir=tmp_path, skeleton="coco17")
     assert load_weights(weights)[1] == read
+    assert gain.unreadable == ()
+    with pytest.raises(UsageError, match="name at least one file of annotations"):
+        calibrate_weights(weights, [])
+    next(tmp_path.glob("*.jpg")).write_bytes(b"nothing")
+    gain = calibrate_weights(weights, [file], images_dir=tmp_path, skeleton="coco17")
+    assert len(gain.unreadable) == 1
 
 
 def test_only_distributions_have_a_nearest_place(tmp_path):

@@ -112,7 +112,9 @@ def test_no_results_at_all_is_a_report_too(tmp_path):
     assert report.metrics["mean_oks"] is None
     assert report.metrics["poses"]["persons_not_found"] == 1
     assert "no poses at all" in report.summary()
-    assert "**No poses at all" in (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.md").read_text()
+    assert "**No poses at all" in text
+    assert "- Scores: not judged (no pose is matched to a person)" in text
 
 
 def test_hard_sets_are_finite_json(tmp_path):
@@ -173,6 +175,30 @@ def test_worst_poses_are_drawn_worst_first(tmp_path):
     (folder / "worst" / "100_oks0.50_annotation7.jpg").touch()  # of a report with more of them
     again = evaluate_predictions(truth, results, folder, "gt", images_dir=images, worst=1, with_plots=False)
     assert len(list((folder / "worst").iterdir())) == 1 == sum(p.suffix == ".jpg" for p in again.files)
+
+
+def test_an_older_report_is_replaced_whole_or_not_at_all(tmp_path):
+    truth, results = everything(persons=3)
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for number in (1, 2, 3):
+        truth["images"][number - 1]["file_name"] = f"{number}.jpg"
+        cv2.imwrite(str(images / f"{number}.jpg"), np.zeros((400, 400, 3), np.uint8))
+
+    def files():
+        return {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    evaluate_predictions(truth, results, out, "gt", images_dir=images)
+    first = files()
+    assert sum(path.suffix == ".jpg" for path in first) == 3
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="no such file"):
+        evaluate_predictions(truth, results[:1], out, "gt", images_dir=tmp_path / "none")
+    assert files() == first
+    plain = [{key: value for key, value in entry.items() if key != "keypoint_sigmas"} for entry in results]
+    report = evaluate_predictions(truth, plain, out, "gt")
+    assert set(files()) == set(report.files)  # neither the older one's worst poses nor its plot of sigmas
+    assert {path.name for path in first} - {path.name for path in report.files} >= {"sigmas.png"}
 
 
 def test_photographs_that_are_not_there(tmp_path):

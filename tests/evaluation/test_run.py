@@ -78,6 +78,9 @@ def test_the_report_says_which_model_it_is_about(weights, people, tmp_path):
     card = zoo.bundled_card(zoo.bundled_models()["default"])
     assert model_of_card(card) == card.name  # another split ratio than the paper's: not the paper's network
     assert model_of_card(card.model_copy(update={"options": {}})) == model_name(card.architecture, card.input.size_hw)
+    assert model_of_card(card.model_copy(update={"name": "mine"})) == "mine"
+    other = card.model_copy(update={"options": {"split_ratio": 3.0, "activation": "relu"}})
+    assert model_of_card(other) == "eba_prnetcc18_256x192 (activation=relu, split_ratio=3.0)"
 
 
 def test_pictures_that_cannot_be_read_cost_only_their_persons(weights, people, tmp_path, caplog):
@@ -118,6 +121,8 @@ def test_what_keeps_a_report_from_being_written_is_said_before_anything_is_predi
         run(weights, people, file)
     with pytest.raises(NotADirectoryError):
         run(weights, people, file / "out")
+    with pytest.raises(UsageError, match="ground-truth boxes have no scores"):
+        run(weights, people, tmp_path / "out", detector_score=0.5)
     content = json.loads(people.read_text())
     content["annotations"][0]["head_size"] = "large"
     people.write_text(json.dumps(content))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -111,6 +112,9 @@ def test_bundled_weights_go_by_the_name_of_their_model(tmp_path: Path) -> None:
 def test_a_report_may_name_its_model_itself(tmp_path: Path) -> None:
     assert read_report(report(tmp_path / "x", model="simcc50_384x288") / "metrics.json").model == "simcc50_384x288"
     assert read_report(report(tmp_path / "run7")).model == "run7"
+    assert read_report(report(tmp_path / "lr=0.1")).model == "lr=0.1"
+    with contextlib.chdir(tmp_path / "run7"):
+        assert read_report(".").model == read_report("metrics.json").model == "run7"
 
 
 def test_reports_that_are_none(tmp_path: Path) -> None:

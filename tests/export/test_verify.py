@@ -25,6 +25,7 @@ from ebapose.export.onnx import export_onnx, rounded_to_half  # noqa: E402
 from ebapose.export.verify import compare, example_crops, open_module, weights_file  # noqa: E402
 from ebapose.inference.runtime import load_model_file  # noqa: E402
 from ebapose.models import registry  # noqa: E402
+from ebapose.models.weights import save_weights  # noqa: E402
 from ebapose.skeleton import COCO17  # noqa: E402
 
 EVERY = [info.architecture for info in registry.list_models(include_test=True)]
@@ -183,6 +184,26 @@ def test_a_folder_of_the_files_name_is_refused_before_any_work(tmp_path: Path, m
     with pytest.raises(UsageError, match=r"test_simcc_64x64\.onnx: is a folder"):
         export_model("test_simcc_64x64", tmp_path)
     assert (tmp_path / "test_simcc_64x64.card.json").read_text() == "its card"
+
+
+def test_no_export_takes_the_card_of_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("test_simcc_64x64").mkdir()  # a folder of the network's name hides no network
+    Path("own").mkdir()
+    module, card = open_module("test_simcc_64x64")
+    weights = Path("own/test_simcc_64x64.safetensors")
+    save_weights(weights, module.state_dict(), card)
+    monkeypatch.setattr(files, "_write", None)
+    with pytest.raises(UsageError, match=r"test_simcc_64x64\.safetensors beside it has the card of that name"):
+        export_model(weights, "own")
+    for name in ("../evil", "a/b"):
+        save_weights("named.safetensors", module.state_dict(), card.model_copy(update={"name": name}))
+        with pytest.raises(UsageError, match="which is no name for a file"):
+            export_model("named.safetensors", "own")
+    assert {path.name for path in Path("own").iterdir()} == {weights.name, "test_simcc_64x64.card.json"}
+    Path("named.onnx").touch()
+    with pytest.raises(UsageError, match=r"named\.onnx beside it has the card"):
+        save_weights("named.safetensors", module.state_dict(), card)
 
 
 def test_a_full_disk_names_the_folder_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,6 +194,20 @@ def test_given_boxes_by_name_and_by_image_id() -> None:
         detector(Frame(image, "/a/other.jpg"))
 
 
+def test_given_boxes_are_one_pictures_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = np.zeros((30, 40, 3), np.uint8)
+    boxes = Boxes.from_xyxy([[0, 0, 5, 5]])
+    detector = GivenBoxes({"a/1.jpg": boxes, 17: boxes})
+    for name in ("p/a/1.jpg", "./p/a/1.jpg", str(tmp_path / "p/a/1.jpg")):  # one picture
+        assert len(detector(Frame(image, name))) == 1
+    with pytest.raises(InputError, match=r"given boxes of .a/1\.jpg. were already taken for p/a/1\.jpg$"):
+        detector(Frame(image, "p/b/1.jpg"))
+    assert len(detector(Frame(image, "p/17.jpg"))) == 1
+    with pytest.raises(InputError, match=r"given boxes of 17 were already taken for p/17\.jpg$"):
+        detector(Frame(image, "q/17.jpg"))
+
+
 def test_listed_boxes_that_are_none_are_named() -> None:
     frame = Frame(np.zeros((30, 40, 3), np.uint8), "/a/b/photo.jpg")
     detector = GivenBoxes({"photo.jpg": Boxes.from_xyxy([])}, unusable={"photo.jpg": ["entry 3 of x.json: why"]})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
+import os
 import weakref
 from pathlib import Path
 
@@ -85,9 +87,33 @@ def test_what_an_earlier_run_has_drawn_is_no_picture_to_look_at(
     drawn.write_bytes(marked((tmp_path / "a.jpg").read_bytes()))
     for source in (tmp_path, tmp_path / "*.jpg"):
         assert stems(source) == ["a"]
-        assert caplog.messages.pop() == f"{source}: 1 pictures skipped that an earlier run has drawn"
+        assert caplog.messages.pop() == f"{source}: 1 files skipped that an earlier run has drawn"
         caplog.clear()
     assert stems(drawn) == ["a_pose"]  # asked for by name
+
+
+def test_videos_and_plots_of_an_earlier_run_are_none_to_look_at(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("clip.mp4", "clip_pose.mp4", "mine.mp4"):
+        (tmp_path / name).touch()
+    for name in ("clip_pose_plots/track_0001.png", "my_plots/a.png"):
+        put(tmp_path / name)
+    summary = {"format": "ebapose-video", "files": ["x/clip_pose.mp4", "x/clip_pose_plots"]}
+    (tmp_path / "clip_pose_summary.json").write_text(json.dumps(summary))
+    (tmp_path / "mine_summary.json").write_text(json.dumps({**summary, "files": ["mine.jsonl"]}))
+    assert stems(tmp_path / "*.mp4") == ["clip", "mine"]
+    assert caplog.messages.pop() == f"{tmp_path}/*.mp4: 1 files skipped that an earlier run has drawn"
+    assert stems(tmp_path) == ["my_plots/a"]
+    assert any(line == f"{tmp_path}: 2 files skipped that an earlier run has drawn" for line in caplog.messages)
+    assert stems(tmp_path / "clip_pose.mp4") == ["clip_pose"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (failed,) = (item for item in read_frames([tmp_path]) if isinstance(item, FailedInput))
+    assert "pipe.jpg" in str(failed)
 
 
 def test_folders_that_links_lead_to_are_read_once(tmp_path: Path) -> None:

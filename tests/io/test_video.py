@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from ebapose.io import video_av
+from ebapose.io.overlays import marked
 from ebapose.io.video import is_video_source, open_video
 from ebapose.io.video_source import ReadCounts
 from io_video_files import FPS, HW, error_of, picture, read, shade, shades, write_clip
@@ -236,6 +237,8 @@ def test_folder_of_frames(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / f"frame{index}.png"), picture(index))
     (tmp_path / "frame3.png").write_bytes(b"broken")
     (tmp_path / "notes.txt").write_text("no picture")
+    drawn = cv2.imencode(".jpg", picture(1))[1].tobytes()
+    (tmp_path / "frame1.jpg").write_bytes(marked(drawn))  # by an earlier run
     (tmp_path / "._frame1.png").write_bytes(b"what macOS writes beside it")
     frames, reader = read(tmp_path, fps=10)
     assert shades(frames) == [shade(1), shade(2), shade(10)]

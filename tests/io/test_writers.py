@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebapose.errors import EbaposeError, InputError, MissingDependencyError, UsageError
+from ebapose.io import parquet as parquet_rows
 from ebapose.io import writers
 from ebapose.io.readers import read_image_ids, read_poses_json
 from ebapose.io.writers import COLUMNS, FILE_NAMES, FORMATS, PoseWriter
@@ -167,12 +168,27 @@ def test_coco_ids_from_annotations(tmp_path: Path) -> None:
         writer.write(make_frame("/data/s/photo.jpg"), make_poses(1))
         with pytest.raises(InputError, match=r"other\.jpg: no such file_name in .*ann\.json"):
             writer.write(make_frame("other.jpg"), make_poses(1))
-    assert [r["image_id"] for r in load(tmp_path, "coco")] == [5]
+    assert [(r["image_id"], r["category_id"]) for r in load(tmp_path, "coco")] == [(5, 1)]
+    annotations.write_text(
+        json.dumps({"images": [{"file_name": "a.jpg", "id": 5}], "annotations": [], "categories": [{"id": 3}]})
+    )
+    with PoseWriter(tmp_path, ["coco"], image_id=read_image_ids(annotations)) as writer:
+        writer.write(make_frame("a.jpg"), make_poses(1))
+    assert [r["category_id"] for r in load(tmp_path, "coco")] == [3]
+
+
+def test_any_name_is_one_cell_of_csv(tmp_path: Path) -> None:
+    with PoseWriter(tmp_path, ["csv"]) as writer:
+        writer.write(make_frame("a\rb.jpg"), make_poses(1))
+    with (tmp_path / "poses.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["a\rb.jpg"] * 17
+    assert float(rows[0]["score"]) == pytest.approx(float(make_poses(1).scores[0, 0]), abs=1e-6)
 
 
 def test_csv_and_parquet_hold_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(writers, "_PARQUET_ROWS", 20)
+    monkeypatch.setattr(parquet_rows, "_ROWS_PER_GROUP", 20)
     with PoseWriter(tmp_path, ["csv", "parquet"]) as writer:
         writer.write(make_frame('comma, "quote"\nüñ.jpg'), make_poses(2, track_ids=True))
         writer.write(make_frame("empty.jpg"), make_poses(0))
@@ -334,6 +350,65 @@ def test_a_disk_that_is_really_full_keeps_the_pictures_before(tmp_path: Path) ->
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs a limit on the size of files")
+def test_a_disk_that_is_really_full_leaves_a_parquet_file_that_can_be_read(tmp_path: Path) -> None:
+    import resource
+
+    parquet = pytest.importorskip("pyarrow.parquet")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = PoseWriter(tmp_path, ["parquet"])
+    for number in range(100):
+        writer.write(make_frame(f"{number}.jpg"), make_poses(1, seed=number))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(EbaposeError, match="File too large"):
+            writer.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    files = parquet.read_table(tmp_path / "poses.parquet")["file"].to_pylist()
+    assert len(files) > 17 * 10
+    assert files == [f"{row // 17}.jpg" for row in range(len(files))]
+    assert leftovers(tmp_path) == []
+
+
+def test_an_interrupted_row_group_is_never_doubled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = parquet_rows.ParquetRows(tmp_path / "t.parquet", {"n": "int64"})
+    rows.append([(1,)])
+
+    def and_interrupt(table: Any) -> None:
+        real(table)
+        raise KeyboardInterrupt
+
+    real = rows._writer.write_table
+    monkeypatch.setattr(rows._writer, "write_table", and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        rows._flush(1)
+    monkeypatch.undo()
+    rows.append([(2,)])
+    assert rows.finish() is None
+    assert parquet.read_table(tmp_path / "t.parquet")["n"].to_pylist() == [1, 2]
+
+
+def test_a_run_over_nothing_leaves_the_files_of_an_earlier_one(tmp_path: Path) -> None:
+    for number in range(3):
+        with PoseWriter(tmp_path, ALL) as writer:
+            if number == 1:
+                writer.write(make_frame("1.jpg"), make_poses(1))
+            else:
+                writer.write_failure("2.jpg", InputError("2.jpg: no such file"))
+        assert len(rows_of(tmp_path)) == (17 if number else 0)
+        assert len(load(tmp_path, "coco")) == len(load(tmp_path, "json")["images"]) == min(number, 1)
+    assert leftovers(tmp_path) == []
+
+
+def test_closed_files_take_nothing_more(tmp_path: Path) -> None:
+    with PoseWriter(tmp_path, ["json"]) as writer:
+        pass
+    with pytest.raises(ValueError, match="its files are closed"):
+        writer.write(make_frame("1.jpg"), make_poses(1))
+
+
 def test_names_that_are_not_unicode(tmp_path: Path) -> None:
     with PoseWriter(tmp_path, ALL) as writer:
         writer.write(make_frame("caf\udce9 1.jpg"), make_poses(1))
@@ -342,7 +417,7 @@ def test_names_that_are_not_unicode(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writers, "_PARQUET_ROWS", 500)
+    monkeypatch.setattr(parquet_rows, "_ROWS_PER_GROUP", 500)
     frame, poses = make_frame("x.jpg"), make_poses(2)
     with PoseWriter(tmp_path, ["json", "csv", "parquet"]) as writer:
         for _ in range(30):

@@ -21,7 +21,7 @@ def print_rich(renderable: Any) -> None:
     """A table or text; as wide as the terminal, or 160 characters where there is none."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 160).print(renderable)
+    Console(width=None if sys.stdout is None or sys.stdout.isatty() else 160).print(renderable)
 
 
 def print_json(value: Any) -> None:

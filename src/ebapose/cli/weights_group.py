@@ -112,4 +112,4 @@ def calibrate_weights(
         f"{gain.score_error_before:.3f} -> {gain.score_error_after:.3f}, errors within one sigma "
         f"{gain.within_sigma_before:.3f} -> {gain.within_sigma_after:.3f} (0.683 is right)"
     )
-    return 0
+    return 1 if gain.unreadable else 0

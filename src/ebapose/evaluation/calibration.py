@@ -206,12 +206,14 @@ class CalibrationGain:
     Attributes:
         score_error_before, score_error_after: expected calibration error of the scores, 0..1.
         within_sigma_before, within_sigma_after: share of errors per axis within one sigma; 0.683 is right.
+        unreadable: one line about each picture that could not be read, whose persons took no part.
     """
 
     score_error_before: float
     score_error_after: float
     within_sigma_before: float
     within_sigma_after: float
+    unreadable: tuple[str, ...] = ()
 
 
 def calibrate(judged: Judged, measured_on: str = "") -> tuple[Calibration, CalibrationGain]:

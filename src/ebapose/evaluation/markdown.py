@@ -103,7 +103,8 @@ def _shape_table(shapes: dict[str, Any]) -> list[str]:
 
 def _calibration_lines(m: dict[str, Any]) -> list[str]:
     scores, sigmas = m["scores"], m["sigmas"]
-    lines = ["- Scores: not judged (scores outside 0..1 are no probabilities)", "- Sigmas: none given"]
+    why = "scores outside 0..1 are no probabilities" if m["poses"]["matched"] else "no pose is matched to a person"
+    lines = [f"- Scores: not judged ({why})", "- Sigmas: none given"]
     if scores is not None:
         ece, brier = percent(scores["expected_calibration_error"]), scores["brier_score"]
         lines[0] = f"- Scores: calibration error {ece} %, Brier score {brier:.3f}, over {scores['count']} keypoints"

@@ -36,13 +36,15 @@ from ebapose.evaluation.inputs import Annotations, Results, read_annotations, re
 from ebapose.evaluation.markdown import NO_POSES, markdown, percent
 from ebapose.evaluation.matching import Matches, match_persons
 from ebapose.evaluation.pck import box_sizes, head_sizes, mean_error, pck, pck_auc, relative_errors, torso_sizes
-from ebapose.evaluation.worst import draw_worst
+from ebapose.evaluation.worst import draw_worst, remove_worst
 from ebapose.geometry.oks import keypoint_similarity
 
 FloatArray = NDArray[np.float64]
 
 # size -> (thresholds, upper end of the area under the curve)
 _PCK = {"torso": ((0.1, 0.2), 0.5), "box": ((0.05, 0.1), 0.2), "head": ((0.5, 0.1), 0.5)}
+
+_PLOTS = ("precision_recall.png", "keypoints.png", "errors.png", "scores.png", "sigmas.png")
 
 # width / height of the annotated box, where groups of persons end
 _SHAPES = (0.0, 0.65, 0.85, 1.2, math.inf)
@@ -116,7 +118,7 @@ def evaluate_predictions(
         annotations: COCO keypoint annotations: a file, its content, or read ones.
         predictions: COCO results, the same way. Extra keys that are used: `annotation_id`, `keypoint_sigmas` (see
             `ebapose.evaluation.inputs`).
-        out_dir: the report's folder; its older report is replaced.
+        out_dir: the report's folder; its older report is replaced (but for a `coco_results.json`, which a model wrote).
         box_mode: where the person boxes came from, see `ebapose.evaluation.coco_ap.CocoAP`.
         images_dir: folder of the photographs, for pictures of the worst poses; None: no such pictures.
         skeleton: see `read_annotations`; default: the annotations' own.
@@ -146,11 +148,14 @@ def evaluate_predictions(
     measured = _measure(truth, poses, box_mode)
     metrics = {"model": model, "flip_test": flip_test, **_metrics(measured)}
     metrics["unreadable_pictures"] = list(unreadable.values())
-    files = []
-    if with_plots:
-        files += _draw_plots(measured, folder)
-    if images_dir is not None:
-        files += draw_worst(truth, poses, measured.matches, Path(images_dir), folder / "worst", worst, set(unreadable))
+    drawn: list[Path] = []
+    if images_dir is not None:  # first: where no photograph can be read, an older report stays as it was
+        drawn = draw_worst(truth, poses, measured.matches, Path(images_dir), folder / "worst", worst, set(unreadable))
+    else:
+        remove_worst(folder / "worst")
+    for name in _PLOTS:
+        (folder / name).unlink(missing_ok=True)
+    files = [*(_draw_plots(measured, folder) if with_plots else []), *drawn]
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     write_text(folder / "report.md", markdown(metrics, [path.relative_to(folder).as_posix() for path in files]))
     return Report(folder, metrics, (folder / "metrics.json", folder / "report.md", *files))

@@ -6,12 +6,14 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ebapose import zoo
 from ebapose.atomic import atomic_write
 from ebapose.card import Calibration, ModelCard
 from ebapose.data.coco import CocoKeypoints, load_coco
@@ -161,13 +163,18 @@ def evaluate_model(
         MissingDependencyError: see `evaluate_predictions`; nothing was predicted.
     """
     mode = _box_mode(boxes)
+    if mode == "gt" and detector_score:
+        raise UsageError("detector_score: ground-truth boxes have no scores")
     out = Path(out_dir)
     require_report(out, with_plots)
     records = load_coco(annotations, images_dir, skeleton, category)
     truth = read_annotations(annotations, records.skeleton, category)  # judges more of the file than the line above
+    nobody = UsageError(f"{annotations}: no person with labelled keypoints to evaluate")
+    if not truth.counted.any():
+        raise nobody
     records = records.persons() if mode == "gt" else records.detections(boxes, detector_score)
     if not len(records):
-        raise UsageError(f"{annotations}: no person with labelled keypoints to evaluate")
+        raise nobody
     predictor = load(
         model, runtime, detector="whole-image", flip_test=flip_test, batch_size=batch_size, threads=threads
     )
@@ -197,9 +204,16 @@ def evaluate_model(
 def model_of_card(card: ModelCard) -> str:
     """What a report calls a network: its registered name, or, where it was made with options, the card's own name.
 
-    Options make it another design than the one that is registered (and published) under that name.
+    Options make it another design than the one that is registered (and published) under that name: where the card's
+    name is that one, they follow in brackets. Bundled weights are known by their name.
     """
-    return card.name if card.options else model_name(card.architecture, card.input.size_hw)
+    registered = model_name(card.architecture, card.input.size_hw)
+    if not card.options or card.name != registered:
+        return card.name if card.options else registered
+    bundled = (zoo.bundled_card(path) for path in zoo.bundled_models().values())
+    if any((other.name, other.options) == (card.name, card.options) for other in bundled):
+        return card.name
+    return f"{registered} ({', '.join(f'{option}={value}' for option, value in sorted(card.options.items()))})"
 
 
 def refuse_other_skeleton(card: ModelCard, records: CocoKeypoints) -> None:
@@ -244,6 +258,8 @@ def calibrate_weights(
     """
     from ebapose.models.weights import load_weights, save_weights
 
+    if not annotations:
+        raise UsageError("calibrate: name at least one file of annotations")
     if Path(weights).suffix != ".safetensors" and Path(weights).exists():
         raise UsageError(f"{weights}: only .safetensors weights can be calibrated; export them again afterwards")
     state_dict, card = load_weights(weights)
@@ -257,15 +273,17 @@ def calibrate_weights(
     sets = [(path, load_coco(path, images_dir, skeleton, category).persons()) for path in annotations]
     on_start(sum(len(np.unique(records.image_indices)) for _, records in sets))
     judged, names = [], []
+    unreadable: list[str] = []
     for path, records in sets:
         refuse_other_skeleton(card, records)
-        _, results, _ = _predict(predictor, records, on_image)
+        _, results, missed = _predict(predictor, records, on_image)
+        unreadable += missed.values()
         judged.append(judge(read_annotations(path, records.skeleton, category), results, "gt"))
         names.append(f"{Path(path).name}: {len(results)} persons")
     calibration, gain = calibrate(Judged.balanced(judged), ", ".join(names))
     card = card.model_copy(update={"calibration": calibration})
     save_weights(weights, state_dict, card, dtype="float16" if _is_half(Path(weights)) else "float32")
-    return gain
+    return replace(gain, unreadable=tuple(unreadable))
 
 
 def _is_half(path: Path) -> bool:

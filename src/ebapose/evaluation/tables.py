@@ -81,7 +81,7 @@ def read_report(report: str | Path) -> Measured:
     Raises:
         UsageError: nothing is there. InputError: it is no evaluation report.
     """
-    name, separator, rest = str(report).partition("=")
+    name, separator, rest = (str(report), "", "") if Path(report).exists() else str(report).partition("=")
     if separator and not (name and rest):
         raise UsageError(f"report {str(report)!r}: write MODEL=PATH, or PATH alone")
     path = Path(rest if separator else name)
@@ -91,7 +91,7 @@ def read_report(report: str | Path) -> Measured:
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         stats = metrics["coco"]
-        model = name if separator else metrics.get("model") or path.parent.name
+        model = name if separator else metrics.get("model") or path.resolve().parent.name
         if metrics["box_mode"] not in list(_BOXES):  # of a dict, "in" would have to hash whatever stands there
             raise ValueError(f"box mode {metrics['box_mode']!r}")
         return Measured(

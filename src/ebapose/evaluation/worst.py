@@ -46,9 +46,6 @@ def draw_worst(
     quality = np.where(matches.pose_of >= 0, matches.oks, -1.0)
     candidates = np.flatnonzero(truth.counted & ~np.isin(truth.person_image_ids, list(without)))
     order = candidates[np.argsort(quality[candidates], kind="stable")]
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("[0-9][0-9]*_*_annotation*.jpg"):
-        old.unlink()
     files: list[Path] = []
     unreadable: list[InputError] = []
     for person in order:
@@ -60,6 +57,8 @@ def draw_worst(
         except InputError as error:
             unreadable.append(error)
             continue
+        if not files:  # only now: where none can be read, the older report stays whole
+            remove_worst(folder)
         pose = int(matches.pose_of[person])
         region = _region(truth, poses, person, pose, image)
         left = _draw(image, region, truth, truth.keypoints[person], truth.labelled[person])
@@ -75,7 +74,15 @@ def draw_worst(
         files.append(path)
     if unreadable and not files:
         raise unreadable[0]
+    if not files:
+        remove_worst(folder)
     return files
+
+
+def remove_worst(folder: Path) -> None:
+    """Remove the pictures of an older report."""
+    for old in folder.glob("[0-9][0-9]*_*_annotation*.jpg"):
+        old.unlink()
 
 
 def _region(

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ebapose.card import ModelCard, card_path
+from ebapose.card import ModelCard, card_path, refuse_shared_card
 from ebapose.data.coco import CocoKeypoints, load_coco
 from ebapose.data.coco_file import SkeletonLike
 from ebapose.errors import EbaposeError, InputError, UsageError
@@ -136,6 +136,9 @@ def export_model(
     for path in (target, target.with_suffix(".bin"), card_path(target)):
         if path.is_dir():
             raise UsageError(f"{path}: is a folder, the export writes a file of that name")
+    if target.parent != out:
+        raise UsageError(f"{model}: its card calls it {card.name!r}, which is no name for a file")
+    refuse_shared_card(target)
     try:
         out.mkdir(parents=True, exist_ok=True)
         workplace = tempfile.TemporaryDirectory(prefix=".export-", dir=out)

@@ -12,6 +12,7 @@ Adding a new runtime or file format: name it in `installed_runtimes`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from ebapose import zoo
 from ebapose.card import ModelCard
 from ebapose.codecs import build_codec, confident_distances, mean_but_jumps
 from ebapose.data.synthetic import draw_people
-from ebapose.errors import EbaposeError, InputError, MissingDependencyError
+from ebapose.errors import EbaposeError, InputError, MissingDependencyError, UsageError
 from ebapose.export.onnx import rounded_to_half
 from ebapose.geometry.crop import image_to_crop_matrix, warp_crop
 from ebapose.inference.detector import NanoDet
@@ -114,9 +115,12 @@ def open_module(model: str | Path) -> tuple[torch.nn.Module, ModelCard]:
 def weights_file(model: str | Path) -> Path | None:
     """Where `open_module` takes the weights from; None for a registered name, which has random ones."""
     bundled, text = zoo.bundled_models(), str(model)
-    if text in bundled or (text and (Path(text).suffix or Path(text).exists())):
-        return bundled.get(text, Path(text))
-    return None
+    path = bundled.get(text, Path(text))
+    if path.is_dir():  # of a run, say, that is called as its network
+        with contextlib.suppress(UsageError):
+            parse_name(text)
+            return None
+    return path if text in bundled or (text and (path.suffix or path.exists())) else None
 
 
 def verify(module: torch.nn.Module, card: ModelCard, path: Path, *, half: bool) -> Verification:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os.path import realpath
 from pathlib import Path
 from typing import Protocol
 
@@ -70,19 +71,31 @@ class GivenBoxes:
         score_threshold: float = 0.0,
         unusable: Mapping[int | str, Sequence[str]] | None = None,
     ) -> None:
-        self._boxes, self._unusable = with_bare_names(boxes), with_bare_names(unusable or {})
+        self._boxes, self._unusable = boxes, unusable or {}
+        self._keys = with_bare_names({key: key for key in boxes})
+        self._owners: dict[int | str, str] = {}  # key -> the picture that it was taken for
         self._score_threshold = score_threshold
 
     def __call__(self, frame: Frame) -> Boxes:
-        """The boxes listed for this picture. Raises InputError if it is not listed."""
-        boxes = find_entry(self._boxes, frame.name)
-        if boxes is None:
+        """The boxes listed for this picture.
+
+        Raises:
+            InputError: it is not listed, or what is listed was taken for another picture: of `a/1.jpg` and `b/1.jpg` a
+                file that knows one `1.jpg` says nothing about the second.
+        """
+        key = find_entry(self._keys, frame.name)
+        if key is None:
             raise InputError(f"{frame.name}: not among the pictures of the given boxes")
+        owner = self._owners.setdefault(key, frame.name)
+        if owner != frame.name and realpath(owner) != realpath(frame.name):
+            raise InputError(f"{frame.name}: the given boxes of {key!r} were already taken for {owner}")
+        boxes = self._boxes[key]
         return boxes[boxes.scores >= self._score_threshold]
 
     def problems(self, frame: Frame) -> list[str]:
         """One line for each entry about this picture that is no box."""
-        return [f"{frame.name}: {line}" for line in find_entry(self._unusable, frame.name) or ()]
+        key = find_entry(self._keys, frame.name)
+        return [f"{frame.name}: {line}" for line in (self._unusable.get(key, ()) if key is not None else ())]
 
 
 class NanoDet:

@@ -20,10 +20,10 @@ from ebapose.errors import EbaposeError, InputError, UsageError
 from ebapose.inference.predictor import MOST_BYTES, Predictor
 from ebapose.inference.signals import StopSignals
 from ebapose.inference.video import VideoFormat, VideoOptions, predict_video
-from ebapose.inference.video_summary import VideoSummary
 from ebapose.io.readers import image_id_from_name, read_image_ids
 from ebapose.io.sources import FailedInput, Source, SourceLike, list_sources, read_frames
 from ebapose.io.video import is_video_source
+from ebapose.io.video_summary import VideoSummary
 from ebapose.io.writers import FILE_NAMES, FORMATS, PoseWriter
 from ebapose.structures import Frame, Poses, UInt8Array
 

@@ -21,7 +21,7 @@ from ebapose.draw import DRAWN_SCORE
 from ebapose.errors import EbaposeError, UsageError
 from ebapose.inference.predictor import Predictor
 from ebapose.inference.signals import StopSignals
-from ebapose.inference.video_summary import SUMMARY, VideoSummary, is_summary
+from ebapose.io.video_summary import PLOTS, SUMMARY, VideoSummary, is_summary
 from ebapose.io.video_table import TABLE_SUFFIXES, VideoTable, open_table
 from ebapose.io.video_writer import VideoWriter
 from ebapose.io.window import Window
@@ -32,7 +32,7 @@ from ebapose.tracking.stream import TrackedVideo
 VideoFormat = Literal["overlay", "json", "coco", "csv", "parquet", "plots", "sheet"]
 Draw = Callable[[UInt8Array, Poses], UInt8Array]
 
-SHEET, PLOTS = "_sheet.jpg", "_plots"
+SHEET = "_sheet.jpg"
 _ENDINGS = (".mp4", *TABLE_SUFFIXES.values(), SHEET, PLOTS, SUMMARY)  # of all that a video becomes
 _LONGEST_ENDING = 32  # bytes: of names as they grow, with a number
 _logger = logging.getLogger(__name__)

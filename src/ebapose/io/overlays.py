@@ -89,7 +89,7 @@ def marked(jpeg: bytes) -> bytes:
 
 def is_overlay(path: Path) -> bool:
     """Whether this is a JPEG that an earlier run has drawn, by its mark; False where it cannot be read."""
-    if path.suffix.lower() != ".jpg":
+    if path.suffix.lower() != ".jpg" or not isfile(path):  # noqa: PTH113 (as above); opening a pipe would wait
         return False
     try:
         with path.open("rb") as file:

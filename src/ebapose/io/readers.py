@@ -113,17 +113,20 @@ class Detections:
     unusable: Mapping[int | str, Sequence[str]]
 
 
-def read_detections(path: str | Path, category_id: int = PERSON_CATEGORY) -> Detections:
+def read_detections(path: str | Path) -> Detections:
     """Person boxes from COCO detections or COCO annotations.
 
     Detections are a list of `{"image_id", "category_id", "bbox": [left, top, width, height], "score"}`; `file_name` may
-    stand instead of `image_id`, the category defaults to person and the score to 1. Annotations are COCO's ground-truth
-    file; its crowd regions are left out.
+    stand instead of `image_id`, the category defaults to person (1) and the score to 1. Annotations are COCO's
+    ground-truth file; its crowd regions are left out. Which of its categories is the person see `person_category`.
 
     Raises:
-        InputError: one line with the file, the entry's number and what is wrong with it.
+        InputError: one line with the file, the entry's number and what is wrong with it; or there are boxes, but of
+            other categories only.
     """
     data = _load_json(path)
+    category_id = person_category(data)
+    others: set[str] = set()
     grouped: dict[int | str, list[tuple[list[float], float]]] = defaultdict(list)
     names: dict[Any, str] = {}
     if isinstance(data, dict) and "images" in data and "annotations" in data:
@@ -139,7 +142,10 @@ def read_detections(path: str | Path, category_id: int = PERSON_CATEGORY) -> Det
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict):
             raise InputError(f"{where}: an object expected, found {type(entry).__name__}")
-        if entry.get("category_id", category_id) != category_id or (names and entry.get("iscrowd")):
+        if entry.get("category_id", category_id) != category_id:
+            others.add(f"{entry['category_id']}")
+            continue
+        if names and entry.get("iscrowd"):
             continue
         key = entry.get("image_id", entry.get("file_name"))
         if isinstance(key, bool) or not isinstance(key, int | str):
@@ -158,8 +164,20 @@ def read_detections(path: str | Path, category_id: int = PERSON_CATEGORY) -> Det
             raise InputError(f"{where}: score {score:g} does not lie in 0..1")
         else:
             grouped[key].append((box, score))
+    if others and not unusable and not any(grouped.values()):
+        raise InputError(f"{path}: no box of category {category_id} (person), only of {', '.join(sorted(others)[:9])}")
     boxes = {key: Boxes.from_xywh([b for b, _ in rows], [s for _, s in rows]) for key, rows in grouped.items()}
     return Detections(boxes, unusable)
+
+
+def person_category(data: Any) -> int:
+    """The id of the persons in a COCO file: of its only category, else of the only one with keypoints, else COCO's."""
+    listed = data.get("categories") if isinstance(data, dict) else None
+    categories = [c for c in listed if isinstance(c, dict)] if isinstance(listed, list) else []
+    for chosen in (categories, [c for c in categories if c.get("keypoints")]):
+        if len(chosen) == 1 and isinstance(chosen[0].get("id"), int):
+            return int(chosen[0]["id"])
+    return PERSON_CATEGORY
 
 
 def _why_no_box(box_xywh: list[float], score: float) -> str | None:
@@ -215,11 +233,13 @@ class ImageIds:
         path: of the annotations file, for messages.
         ids: file name (as in the annotations, often with folders) to image id.
         basenames: bare file name to image id; None where several pictures share it.
+        category_id: of the persons, see `person_category`.
     """
 
     path: str
     ids: Mapping[str, int]
     basenames: Mapping[str, int | None]
+    category_id: int = PERSON_CATEGORY
 
     def __call__(self, name: str) -> int:
         """The image id of the picture `name`. Raises InputError when the annotations do not settle it."""
@@ -245,7 +265,7 @@ def read_image_ids(path: str | Path) -> ImageIds:
         ids[name] = image_id
         basename = PurePath(name).name
         basenames[basename] = None if basename in basenames else image_id
-    return ImageIds(str(path), ids, basenames)
+    return ImageIds(str(path), ids, basenames, person_category(data))
 
 
 def _image_names(data: Mapping[str, Any], path: str | Path) -> Iterator[tuple[str, int]]:

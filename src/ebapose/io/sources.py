@@ -36,6 +36,7 @@ from ebapose.errors import EbaposeError, InputError
 from ebapose.io.overlays import is_overlay
 from ebapose.io.pictures import PICTURE_SUFFIXES, read_image
 from ebapose.io.video import open_video, without_secrets
+from ebapose.io.video_summary import is_output
 from ebapose.structures import Frame, UInt8Array
 
 VIDEO_SUFFIXES = frozenset(
@@ -219,7 +220,7 @@ class _Lister:
                     suffix = path.suffix.lower()
                     if name.startswith("."):
                         continue
-                    if is_overlay(path):
+                    if _is_ours(path):
                         drawn += 1
                     elif suffix in PICTURE_SUFFIXES:
                         pictures += 1
@@ -248,7 +249,7 @@ class _Lister:
             inside = path.relative_to(base).parents  # what the pattern names outright is meant
             if isdir(path) or any(self._is_excluded(base / parent) for parent in inside if parent.parts):
                 continue
-            if is_overlay(path):
+            if _is_ours(path):
                 drawn += 1
             elif path.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES:
                 found = True
@@ -292,13 +293,18 @@ def natural_key(name: str) -> tuple[tuple[int | str, ...], str]:
     return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether an earlier run has drawn this picture, video or plot."""
+    return is_overlay(path) or (path.suffix.lower() in {".mp4", ".png"} and is_output(path))
+
+
 def _failed(name: str, why: str) -> FailedInput:
     return FailedInput(name, InputError(f"{name}: {why}"))
 
 
 def _report_skipped(name: str, skipped: Counter[str], drawn: int) -> None:
     if drawn:
-        _logger.warning("%s: %d pictures skipped that an earlier run has drawn", name, drawn)
+        _logger.warning("%s: %d files skipped that an earlier run has drawn", name, drawn)
     if skipped:
         kinds = ", ".join(kind for kind, _ in skipped.most_common(5))
         _logger.warning("%s: %d files skipped that are not pictures (%s)", name, skipped.total(), kinds)

@@ -30,6 +30,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from ebapose.errors import InputError
+from ebapose.io.overlays import is_overlay
 from ebapose.io.pictures import PICTURE_SUFFIXES, read_image
 from ebapose.io.video_av import import_av, open_with_av
 from ebapose.io.video_opencv import open_with_opencv
@@ -239,14 +240,17 @@ def _open_stream(
 
 
 def _open_pictures(folder: Path, counts: ReadCounts) -> tuple[VideoInfo, Iterator[TimedImage]]:
-    """A folder of numbered pictures as a video of `DEFAULT_FPS`; pictures that cannot be read leave a gap in time."""
+    """A folder of numbered pictures as a video of `DEFAULT_FPS`; pictures that cannot be read leave a gap in time.
+
+    What an earlier run has drawn is passed over.
+    """
     from ebapose.io.sources import natural_key  # which reads videos itself
 
     try:
-        listed = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")]
+        named = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")]
     except OSError as error:
         raise InputError(f"{folder}: the folder cannot be read ({error.strerror})") from None
-    files = sorted(listed, key=lambda p: natural_key(p.name))
+    files = sorted((p for p in named if not is_overlay(p)), key=lambda p: natural_key(p.name))
     first: UInt8Array | None = None
     for path in files:
         try:

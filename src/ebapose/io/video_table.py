@@ -7,16 +7,15 @@ be read before it is closed; it is closed also where the disk was full, and remo
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ebapose.atomic import GrowingText
-from ebapose.errors import EbaposeError, MissingDependencyError
+from ebapose.errors import EbaposeError
+from ebapose.io.parquet import ParquetRows
 from ebapose.io.video_writer import partial_path
 from ebapose.io.writers import image_record
 from ebapose.structures import Frame, Poses
@@ -24,9 +23,6 @@ from ebapose.structures import Frame, Poses
 TableFormat = Literal["json", "csv", "parquet"]
 TABLE_SUFFIXES: dict[TableFormat, str] = {"json": ".jsonl", "csv": ".csv", "parquet": ".parquet"}
 VIDEO_COLUMNS = ("frame", "time_s", "track_id", "keypoint", "x", "y", "score", "sigma_x", "sigma_y")
-
-_ROWS_PER_GROUP = 20_000
-_FOOTER_BYTES = 4096  # more than what the end of a Parquet file says of one row group, or of the schema
 
 
 class VideoTable(Protocol):
@@ -102,49 +98,18 @@ class _Csv(_Lines):
 
 
 class _Parquet:
-    """Row groups, and at the end what makes them readable; the room for both is reserved before a group is written."""
-
     def __init__(self, path: Path) -> None:
-        try:
-            import pyarrow as pa
-            from pyarrow import parquet
-        except ImportError:
-            raise MissingDependencyError("pyarrow", "tables", "Parquet output") from None
-        kinds = {"frame": pa.int64(), "track_id": pa.int64(), "keypoint": pa.string()}
+        kinds = {"frame": "int64", "track_id": "int64", "keypoint": "string"}
         self.path = path
-        self._schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in VIDEO_COLUMNS])
-        self._table_of = pa.table
-        self._rows: list[tuple[Any, ...]] = []
-        self._groups = 0
-        self._file = partial_path(path).open("wb", buffering=0)
-        self._writer = parquet.ParquetWriter(self._file, self._schema)
+        self._file = ParquetRows(partial_path(path), {name: kinds.get(name) for name in VIDEO_COLUMNS})
 
     def write(self, frame: Frame, poses: Poses) -> None:
-        self._rows += video_rows(frame, poses)
-        if len(self._rows) >= _ROWS_PER_GROUP:
-            self._flush(len(self._rows))
-
-    def _flush(self, count: int) -> None:
-        columns = dict(zip(VIDEO_COLUMNS, zip(*self._rows[:count], strict=True), strict=True))
-        table = self._table_of(columns, schema=self._schema)
-        self._groups += 1
-        self._reserve(2 * table.nbytes + _FOOTER_BYTES * (self._groups + 1))
-        self._writer.write_table(table)
-        del self._rows[:count]
-
-    def _reserve(self, room: int) -> None:
-        """Half a row group would make the file unreadable for good. Raises OSError where there is no room."""
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(self._file.fileno(), self._file.tell(), room)
+        self._file.append(video_rows(frame, poses))
 
     def close(self) -> None:
         try:
-            failure = self._flush_what_fits()
-            self._writer.close()
-            self._file.truncate()
-            self._file.close()
+            failure = self._file.finish()
         except BaseException:
-            self._file.close()
             partial_path(self.path).unlink(missing_ok=True)
             raise
         partial_path(self.path).replace(self.path)
@@ -152,17 +117,5 @@ class _Parquet:
             raise failure
 
     def abandon(self) -> None:
-        with contextlib.suppress(OSError):
-            self._writer.close()
-        self._file.close()
+        self._file.abandon()
         partial_path(self.path).unlink(missing_ok=True)
-
-    def _flush_what_fits(self) -> OSError | None:
-        count, failure = len(self._rows), None
-        while self._rows and count:
-            try:
-                self._flush(count)
-                count = min(count, len(self._rows))
-            except OSError as error:
-                count, failure = count // 2, error
-        return failure

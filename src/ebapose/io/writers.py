@@ -5,7 +5,7 @@ takes its own name when it is complete; after an exception or Ctrl-C what was wr
 files are valid and hold every picture before the interruption.
 
 Adding a new format: write a class with `write` and `close` like those below and name it in `FORMATS` and
-`PoseWriter._open`; describe its file in `docs/outputs.md`.
+`PoseWriter._open`, its file in `FILE_NAMES`, its word in `cli.verbs.Format`; describe its file in `docs/outputs.md`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, get_args
@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebapose.atomic import GrowingText, atomic_write
-from ebapose.errors import EbaposeError, InputError, MissingDependencyError, UsageError
+from ebapose.errors import EbaposeError, InputError, UsageError
 from ebapose.io.overlays import Draw, Overlays
-from ebapose.io.readers import PERSON_CATEGORY, POSES_FORMAT, POSES_VERSION, image_id_from_name
+from ebapose.io.parquet import ParquetRows
+from ebapose.io.readers import PERSON_CATEGORY, POSES_FORMAT, POSES_VERSION, ImageIds, image_id_from_name
 from ebapose.structures import Frame, Poses
 
 Format = Literal["overlay", "json", "coco", "csv", "parquet"]
@@ -41,13 +42,17 @@ COLUMNS = ("file", "frame", "person", "track_id", "keypoint", "x", "y", "score",
 
 _PX_DECIMALS = 3
 _SCORE_DECIMALS = 6
-_PARQUET_ROWS = 20_000  # per row group: what is held in memory
+
+
+class _NothingNew(Exception):  # noqa: N818 (no error: it leaves a file as it was)
+    pass
 
 
 class _Output(Protocol):
     def write(self, frame: Frame, poses: Poses) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> OSError | None:
+        """Complete the file, or raise OSError; returns what kept the newest frames out of a complete file."""
 
 
 class PoseWriter:
@@ -81,7 +86,8 @@ class PoseWriter:
             raise UsageError("overlay pictures need a function that draws")
         self.out_dir = Path(out_dir)
         self._failures: list[dict[str, str]] = []
-        self._outputs: list[tuple[_Output, ExitStack]] = []  # with each: what gives its file its name
+        self._outputs: list[tuple[_Output, str | None, ExitStack]] = []  # with each: its file, and what names that
+        self._frames, self._closed = 0, False
         target = self.out_dir
         try:
             with ExitStack() as opened:  # where one cannot be opened, no older file is touched
@@ -89,7 +95,8 @@ class PoseWriter:
                     if name in formats:
                         target = self.out_dir / FILE_NAMES.get(name, "")
                         stack = opened.enter_context(ExitStack())
-                        self._outputs.append((self._open(name, stack, draw, image_id), stack))
+                        output = self._open(name, stack, draw, image_id)
+                        self._outputs.append((output, FILE_NAMES.get(name), stack))
                 opened.pop_all()
         except OSError as error:
             raise UsageError(f"{target}: cannot be written ({error.strerror})") from None
@@ -114,9 +121,13 @@ class PoseWriter:
             InputError: one output cannot hold this frame (no COCO image id, or its overlay's name is taken by a folder,
                 say); the others have it nevertheless, and further frames may be written.
             EbaposeError: a file cannot be written (the disk is full, say).
+            ValueError: the files are closed.
         """
+        if self._closed:
+            raise ValueError(f"{self.out_dir}: its files are closed")
+        self._frames += 1
         refused: InputError | None = None
-        for output, _ in self._outputs:
+        for output, *_ in self._outputs:
             try:
                 output.write(frame, poses)
             except InputError as error:
@@ -131,13 +142,19 @@ class PoseWriter:
         self._failures.append({"file": plain_text(name), "error": plain_text(str(error))})
 
     def close(self) -> None:
-        """Complete every file. Raises EbaposeError where that fails, after all others are completed."""
+        """Complete every file. Raises EbaposeError where that fails, after all others are completed.
+
+        Where nothing was written, a mistyped name, say, files of an earlier run stay.
+        """
         failed: OSError | None = None
+        self._closed = True
         while self._outputs:
             try:
-                output, stack = self._outputs.pop(0)
-                with stack:
-                    output.close()
+                output, name, stack = self._outputs.pop(0)
+                with suppress(_NothingNew), stack:
+                    failed = output.close() or failed
+                    if not self._frames and name is not None and (self.out_dir / name).exists():
+                        raise _NothingNew
             except OSError as error:
                 failed = failed or error
         if failed is not None:
@@ -240,6 +257,7 @@ class _CocoResults:
     def __init__(self, path: Path, image_id: Callable[[str], int]) -> None:
         self._file = GrowingText(path)
         self._image_id = image_id
+        self._category_id = image_id.category_id if isinstance(image_id, ImageIds) else PERSON_CATEGORY
         self._names: dict[int, str] = {}
         self._separator = ""
 
@@ -249,7 +267,8 @@ class _CocoResults:
         image_id = self._image_id(frame.name)
         if image_id in self._names:
             raise InputError(f"{frame.name}: COCO image id {image_id} was already used for {self._names[image_id]}")
-        lines = [_json(_coco_result(image_id, person)) for person in image_record(frame, poses)["persons"]]
+        persons = image_record(frame, poses)["persons"]
+        lines = [_json(_coco_result(image_id, self._category_id, person)) for person in persons]
         if lines:
             self._file.append((self._separator or "[\n") + ",\n".join(lines))
             self._separator = ",\n"
@@ -259,11 +278,11 @@ class _CocoResults:
         self._file.finish("\n]\n" if self._separator else "[]\n")
 
 
-def _coco_result(image_id: int, person: dict[str, Any]) -> dict[str, Any]:
+def _coco_result(image_id: int, category_id: int, person: dict[str, Any]) -> dict[str, Any]:
     left, top, right, bottom = person["box_xyxy"]
     return {
         "image_id": image_id,
-        "category_id": PERSON_CATEGORY,
+        "category_id": category_id,
         "keypoints": [value for keypoint in person["keypoints"] for value in keypoint[:3]],
         "score": person["pose_score"],
         "bbox": [left, top, round(right - left, _PX_DECIMALS), round(bottom - top, _PX_DECIMALS)],
@@ -279,7 +298,10 @@ class _Csv:
 
     def write(self, frame: Frame, poses: Poses) -> None:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(keypoint_rows(frame, poses))
+        # a carriage return is quoted by some versions of Python only
+        odd = "\r" in frame.name
+        writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL)
+        writer.writerows(keypoint_rows(frame, poses))
         self._file.append(text.getvalue())
 
     def close(self) -> None:
@@ -287,35 +309,17 @@ class _Csv:
 
 
 class _Parquet:
-    """The rows of the CSV, in row groups of bounded size."""
+    """The rows of the CSV."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            import pyarrow as pa
-            from pyarrow import parquet
-        except ImportError:
-            raise MissingDependencyError("pyarrow", "tables", "Parquet output") from None
-        numbers = [(name, pa.float64()) for name in COLUMNS[5:]]
-        integers = [("frame", pa.int64()), ("person", pa.int32()), ("track_id", pa.int64())]
-        self._schema = pa.schema([("file", pa.string()), *integers, ("keypoint", pa.string()), *numbers])
-        self._table_of = pa.table
-        self._rows: list[tuple[Any, ...]] = []
-        self._writer = parquet.ParquetWriter(str(path), self._schema)
+        kinds = {"file": "string", "frame": "int64", "person": "int32", "track_id": "int64", "keypoint": "string"}
+        self._file = ParquetRows(path, {name: kinds.get(name) for name in COLUMNS})
 
     def write(self, frame: Frame, poses: Poses) -> None:
-        self._rows += keypoint_rows(frame, poses)
-        if len(self._rows) >= _PARQUET_ROWS:
-            self._flush()
+        self._file.append(keypoint_rows(frame, poses))
 
-    def _flush(self) -> None:
-        rows, self._rows = self._rows, []  # first: an interruption may lose a row group but never doubles one
-        columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
-        self._writer.write_table(self._table_of(columns, schema=self._schema))
-
-    def close(self) -> None:
-        if self._rows:
-            self._flush()
-        self._writer.close()
+    def close(self) -> OSError | None:
+        return self._file.finish()
 
 
 def _plain(values: ArrayLike, decimals: int) -> NDArray[np.object_]:

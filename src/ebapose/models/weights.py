@@ -24,6 +24,7 @@ from ebapose.card import (
     card_path,
     parse_card,
     read_card,
+    refuse_shared_card,
     sha256_of,
     verify_sha256,
 )
@@ -49,13 +50,15 @@ def save_weights(
         card: its sha256 is replaced.
         dtype: of storage; float16 halves the file.
 
-    Returns the card as it lies beside the file. Raises ModelFileError when a tensor is not finite, or beyond float16.
+    Returns the card as it lies beside the file. Raises ModelFileError when a tensor is not finite, or beyond float16,
+    UsageError where a model file of that name and another suffix would lose its card.
     """
     from safetensors.torch import save_file
 
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ModelFileError(f"{path}: a weights file is called NAME.safetensors")
+    refuse_shared_card(path)
     tensors = {}
     for name, tensor in state_dict.items():
         if name.endswith(_COUNTER):
@@ -95,6 +98,8 @@ def load_weights(path: str | Path) -> tuple[StateDict, ModelCard]:
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"{path}: {'is a folder, not a model file' if path.is_dir() else 'no such file'}")
+    if path.suffix not in {".safetensors", ".onnx"}:
+        raise ModelFileError(f"{path}: weights are read from .safetensors and .onnx files")
     card = read_card(path)
     if card is not None:
         verify_sha256(path, card)

@@ -1,4 +1,4 @@
-"""What became of a video, as one line and as the JSON file beside its other outputs."""
+"""What became of a video, as one line and as the JSON file beside its other outputs, which tells whose they are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ebapose.card import ModelCard
 from ebapose.io.video_source import VideoInfo
 from ebapose.io.writers import plain_text
 
-SUMMARY = "_summary.json"
+SUMMARY, PLOTS = "_summary.json", "_plots"
 _FORMAT = "ebapose-video"
 
 
@@ -101,8 +101,23 @@ class VideoSummary:
 
 def is_summary(path: Path) -> bool:
     """Whether it is a summary that an earlier run wrote."""
+    return _read(path) is not None
+
+
+def is_output(path: Path) -> bool:
+    """Whether an earlier run wrote this video, or plot, by the summary that lies beside it and names it."""
+    if path.parent.name.endswith(PLOTS):
+        path = path.parent
+        summary = _read(path.with_name(path.name.removesuffix(PLOTS) + SUMMARY))
+    else:
+        summary = _read(path.with_name(path.stem + SUMMARY))
+    files = summary.get("files") if summary is not None else None
+    return isinstance(files, list) and any(Path(str(file)).name == plain_text(path.name) for file in files)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(summary, dict) and summary.get("format") == _FORMAT
+        return None
+    return summary if isinstance(summary, dict) and summary.get("format") == _FORMAT else None
