@@ -109,16 +109,6 @@ def test_inputs_are_left_alone():
     assert (truth, results) == before
 
 
-def test_of_images_evaluates_a_part():
-    truth, results = random_set(11)
-    part = {**truth, "images": truth["images"][:3]}
-    part["annotations"] = [a for a in truth["annotations"] if a["image_id"] <= 3]
-    chosen = [r for r in results if r["image_id"] <= 3]
-    whole = read_annotations(truth)
-    expected = pytest.approx(coco_ap(part, chosen, "gt").stats, nan_ok=True)
-    assert coco_ap(whole.of_images([1, 2, 3]), chosen, "gt").stats == expected
-
-
 def test_unknown_box_mode():
     with pytest.raises(UsageError, match="box mode 'ground truth': choose one of gt, detector"):
         coco_ap(dataset([annotation(1, 1, STANDING)]), [], "ground truth")

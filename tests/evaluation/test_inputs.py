@@ -91,9 +91,7 @@ def test_head_sizes_and_skeletons_by_name():
     people[2]["head_size"] = 0
     truth = read_annotations(dataset(people, (1, 2)), "coco17")
     np.testing.assert_array_equal(truth.head_sizes, [12.5, np.nan, np.nan])
-    np.testing.assert_array_equal(truth.of_images([2]).head_sizes, [np.nan, np.nan])
     assert read_annotations(TRUTH).head_sizes is None
-    assert read_annotations(TRUTH).of_images([2]).head_sizes is None
 
 
 def test_results_of_other_categories_alone_are_a_mistake():

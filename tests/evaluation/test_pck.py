@@ -12,7 +12,6 @@ from ebapose.evaluation.pck import (
     mean_error,
     pck,
     pck_auc,
-    pck_curve,
     relative_errors,
     torso_sizes,
 )
@@ -64,7 +63,6 @@ def test_nothing_to_count():
     errors = np.full((2, 17), np.nan)
     assert np.isnan(pck(errors, 0.2).overall)
     assert np.isnan(pck_auc(errors, 0.5))
-    assert np.isnan(pck_curve(errors, [0.1, 0.2])).all()
 
 
 def test_box_size_is_the_longer_side():
@@ -87,13 +85,10 @@ def test_area_under_the_curve_by_hand():
 
 
 @given(st.lists(st.floats(0, 2), min_size=1, max_size=30))
-def test_curve_and_area_agree_with_pck(errors):
+def test_the_area_is_the_mean_pck(errors):
     table = np.array(errors)[:, None]
-    thresholds = np.linspace(0, 0.5, 2001)
-    curve = pck_curve(table, thresholds)
-    assert curve[400] == pytest.approx(pck(table, thresholds[400]).overall)
-    assert (np.diff(curve) >= 0).all()
-    assert pck_auc(table, 0.5) == pytest.approx(curve.mean(), abs=2e-3)
+    curve = [pck(table, threshold).overall for threshold in np.linspace(0, 0.5, 501)]
+    assert pck_auc(table, 0.5) == pytest.approx(np.mean(curve), abs=5e-3)
 
 
 def test_overall_counts_every_keypoint_alike():

@@ -185,6 +185,47 @@ def test_every_kind_of_model_trains(model, changes, recipe, tmp_path):
     assert card.codec.targets == ("one_hot" if "simcc" in model else "gaussian")
 
 
+@pytest.fixture
+def my_net():
+    """A model of one's own that has only what `PoseModel` asks of it in eval mode; the codec is an option."""
+    from torch import nn
+
+    from ebapose.card import CodecSpec
+    from ebapose.models import register, registry
+    from ebapose.models.pose_model import PoseModel
+
+    class MyNet(PoseModel):
+        def __init__(self, input_hw, num_keypoints, codec="coordinate"):
+            super().__init__()
+            self.input_hw, self.num_keypoints = input_hw, num_keypoints
+            self.codec_spec = CodecSpec(type=codec, sigma=(3.0, 3.0))
+            height, width = input_hw
+            sides = [2] if codec == "coordinate" else [2 * width, 2 * height]
+            self.body = nn.Sequential(nn.Conv2d(3, 4, 9, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
+            self.heads = nn.ModuleList(nn.Linear(64, num_keypoints * side) for side in sides)
+
+        def forward(self, x):
+            features = self.body(x)
+            return tuple(head(features).unflatten(1, (self.num_keypoints, -1)) for head in self.heads)
+
+    @register
+    def test_my_net(input_hw, num_keypoints, **options):
+        return MyNet(input_hw, num_keypoints, **options)
+
+    yield
+    del registry._registered["test_my_net"]
+
+
+@pytest.mark.parametrize("codec", ["coordinate", "simcc"])
+def test_a_model_of_ones_own_trains_with_what_it_has(codec, my_net, recipe, tmp_path):
+    recipe |= {"model": {"name": "test_my_net_64x64", "options": {"codec": codec}}, "loss": {}}
+    assert train(config_of(recipe, epochs=1), tmp_path / "run").finished == "complete"
+    recipe["loss"] = {"map_weight": 0.1}
+    if codec == "simcc":
+        with pytest.raises(UsageError, match=r"loss\.map_weight: test_my_net_64x64 does not give the maps"):
+            train(config_of(recipe, epochs=1), tmp_path / "other")
+
+
 def test_the_environment_changes_no_recipe(recipe, tmp_path, monkeypatch):
     recipe["run"] |= {"epochs": 1, "accumulation": 2}
     plain = train(config_of(recipe), tmp_path / "plain")

@@ -171,7 +171,8 @@ def evaluate(
         model: Bundled model or model file; leave out with --predictions.
         annotations: COCO keypoint annotations.
         out: Folder for the report.
-        images: Folder of the pictures; found beside the annotations if it has a usual name.
+        images: Folder of the pictures; of a model found beside the annotations if it has a usual name. With
+            --predictions none are drawn without it.
         boxes: gt for the annotated boxes (default for a model), or a COCO detections file.
         predictions: COCO results of any tool to judge instead of running a model.
         skeleton: Name (coco17, lsp14, mpii16, crowdpose14) or file of the skeleton; default: that of the annotations.

@@ -22,7 +22,8 @@ def import_weights(
     skeleton: str = "coco17",
     license: str = "",  # noqa: A002 - the card's word
 ) -> int:
-    """Convert a published SimCC or Simple Baseline checkpoint (.pth) into weights with a card. Nothing is unpickled.
+    """Convert a published SimCC or Simple Baseline checkpoint (.pth) into weights with a card. Only its numbers
+    are read: no code of it runs.
 
     Args:
         checkpoint: The published file; architecture and size are recognised by its tensors.

@@ -1,7 +1,8 @@
 """Codecs: how keypoints in crop px become a network's targets, and its outputs become keypoints again.
 
 Adding a new codec: write a class with `encode`, `decode` and `merge_flip` in a file of its own, give it a name in
-`ebapose.card.CodecSpec.type` and a line in `build_codec`.
+`ebapose.card.CodecSpec.type` and a line each in `build_codec`, `output_shapes`, `export.onnx.OUTPUT_NAMES`,
+`training.loader.encode_targets` and `training.loss.compute_loss`.
 """
 
 from __future__ import annotations

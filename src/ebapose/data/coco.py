@@ -184,20 +184,20 @@ class CocoKeypoints:
         clipped = np.concatenate([top_left, bottom_right], axis=1).astype(np.float32)
         return replace(self, boxes_xyxy=clipped).select(keep)
 
-    def detections(self, path: str | Path, threshold: float = 0.0, category_id: int | None = None) -> CocoKeypoints:
+    def detections(self, path: str | Path, threshold: float = 0.0) -> CocoKeypoints:
         """The same images with a detector's boxes instead of the annotated persons.
 
         Args:
             path: JSON list of {image_id, category_id, bbox xywh, score} (COCO's result format).
             threshold: boxes with score >= threshold are kept, in file order; they are not clipped.
-            category_id: the category of the detector that means a person; default: that of the annotations.
 
-        Boxes on images that the annotation file does not list are left out.
+        Boxes of other categories than the annotations', and on images that the annotation file does not list, are left
+        out.
 
         Raises:
             UsageError: there is no such file. InputError: it is not such a list, or no box is on a listed image.
         """
-        category_id = self.category_id if category_id is None else category_id
+        category_id = self.category_id
         data = read_json(path)
         if not isinstance(data, list):
             raise InputError(f"{path}: expected a list of detections, found {type(data).__name__}")

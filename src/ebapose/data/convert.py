@@ -6,7 +6,8 @@ What cannot be used (a picture that cannot be read, a box without an area) is le
 What the originals do not have is filled in the same way everywhere: a box is the labelled keypoints' extent, padded by
 10 % on each side and clipped to the picture; an area is 0.53 times that of the box, the usual stand-in for a segment.
 
-Adding a new format: a function that makes a `CocoWriter` and calls `image`, `person` and `finish`.
+Adding a new format: a function that makes a `CocoWriter` and calls `image`, `person` and `finish`, its word in
+`cli.data_group.convert`, and a line in the table of `docs/data.md`.
 """
 
 from __future__ import annotations

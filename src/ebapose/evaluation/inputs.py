@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ebapose.data.coco_file import (
     SkeletonLike,
@@ -80,14 +80,6 @@ class Annotations:
     def counted(self) -> NDArray[np.bool_]:
         """(N,) persons that COCO counts: not a crowd, at least one labelled keypoint. The others are only ignored."""
         return ~self.iscrowd & (self.num_keypoints > 0)
-
-    def of_images(self, image_ids: ArrayLike) -> Annotations:
-        """The same set with some of its pictures only."""
-        wanted = np.unique(np.asarray(image_ids, np.int64))
-        rows = np.isin(self.person_image_ids, wanted)
-        per_person = {f.name: getattr(self, f.name) for f in fields(self)[5:]}
-        per_person = {name: values[rows] for name, values in per_person.items() if values is not None}
-        return replace(self, image_ids=self.image_ids[np.isin(self.image_ids, wanted)], **per_person)
 
 
 @dataclass(frozen=True, eq=False)

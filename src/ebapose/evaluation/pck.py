@@ -113,15 +113,6 @@ def pck(errors: ArrayLike, threshold: float) -> Pck:
     return Pck(threshold, overall, per_keypoint, counts)
 
 
-def pck_curve(errors: ArrayLike, thresholds: ArrayLike) -> FloatArray:
-    """(T,) overall PCK at each threshold."""
-    relative = np.asarray(errors, np.float64)
-    known = np.sort(relative[~np.isnan(relative)])
-    if known.size == 0:
-        return np.full(np.shape(thresholds), np.nan)
-    return np.asarray(np.searchsorted(known, np.asarray(thresholds, np.float64), side="right") / known.size)
-
-
 def pck_auc(errors: ArrayLike, max_threshold: float) -> float:
     """Mean PCK over all thresholds from 0 to `max_threshold` (exact area under the curve, divided by its width).
 

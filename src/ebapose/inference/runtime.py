@@ -4,7 +4,7 @@ Every runtime takes what the exported file takes. Pose models take crops as uint
 part of the exported graph.
 
 Adding a new runtime: write a class with `name`, `precision` and `__call__`, give it a word in `RuntimeName` and a line
-in `open_runtime`.
+in `choose_runtime` and `load_model_file`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,19 +55,10 @@ class Complexity:
     Attributes:
         num_parameters: trainable numbers.
         layers: every layer that multiplies, in order of execution.
-        other_layers: number of modules of each type that no convention counts.
     """
 
     num_parameters: int
     layers: tuple[LayerCost, ...]
-    other_layers: dict[str, int]
-
-    def macs_by_type(self) -> dict[str, int]:
-        """True multiply-accumulates per layer type, the largest first."""
-        counter: Counter[str] = Counter()
-        for layer in self.layers:
-            counter[layer.type] += layer.macs
-        return dict(counter.most_common())
 
     def gmac(self, convention: Convention = "true") -> float:
         """Cost by one of `CONVENTIONS`, see the module's text."""
@@ -83,15 +73,11 @@ def measure(model: PoseModel) -> Complexity:
     """Count a model as it runs in eval mode on one crop. The model is left as it is."""
     meta = copy.deepcopy(model).to("meta").eval()
     layers: list[LayerCost] = []
-    other: Counter[str] = Counter()
     names = {module: name for name, module in meta.named_modules()}
 
     def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         macs = _macs(module, inputs, output)
-        if macs is None:
-            if not any(module.children()):
-                other[type(module).__name__] += 1
-        else:
+        if macs is not None:
             layers.append(LayerCost(names[module], type(module).__name__, macs, _hrnet_macs(module, inputs, output)))
 
     for module in names:
@@ -101,7 +87,6 @@ def measure(model: PoseModel) -> Complexity:
     return Complexity(
         num_parameters=sum(p.numel() for p in model.parameters()),
         layers=tuple(layers),
-        other_layers=dict(other.most_common()),
     )
 
 

@@ -20,6 +20,12 @@ class PoseModel(nn.Module):
     - "heatmap": maps (B, K, H / 4, W / 4);
     - "coordinate": coordinates (B, K, 2), x and y as fractions 0..1 of the crop.
 
+    In training mode heatmaps are the same; coordinates may be those of several layers (L, B, K, 2), and heatmaps
+    (B, K, H / 4, W / 4) may follow them for an auxiliary loss (`loss.map_weight`). Of a SimCC model the same loss, and
+    a teacher, ask for the keypoint maps in front of the head: `forward(x, return_maps=True)` returns them as a third
+    output (B, K, H / 4, W / 4), and a teacher needs the hint of `ebapose.training.teacher` as a fourth. A model without
+    these trains as long as nothing asks for them.
+
     Attributes:
         input_hw: height and width of the crop in px.
         num_keypoints: K.

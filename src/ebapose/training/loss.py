@@ -148,10 +148,9 @@ def compute_loss(
     if codec_type == "heatmap":
         parts = {"heatmap": heatmap_loss(outputs[0], targets[0], weights)}
     elif codec_type == "coordinate":
-        parts = {
-            "coordinate": coordinate_loss(outputs[0], targets[0], weights),
-            "maps": config.map_weight * heatmap_loss(outputs[1], targets[1], weights),
-        }
+        parts = {"coordinate": coordinate_loss(outputs[0], targets[0], weights)}
+        if len(outputs) > 1:
+            parts["maps"] = config.map_weight * heatmap_loss(outputs[1], targets[1], weights)
     else:
         parts = {
             "simcc": simcc_loss(

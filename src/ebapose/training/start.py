@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import inspect
 import zlib
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,9 @@ def build_model(
         raise UsageError(
             f"loss.map_weight: {config.model.name} predicts its maps, there is nothing auxiliary about them"
         )
+    gives_maps = "return_maps" in inspect.signature(model.forward).parameters
+    if config.loss.map_weight and codec.type == "simcc" and not gives_maps:
+        raise UsageError(f"loss.map_weight: {config.model.name} does not give the maps in front of its head")
     card = card.model_copy(update={"license": config.license, "source": config.source, "codec": codec})
     if resumed is not None:
         return model, card.model_copy(update={"input": resumed.input, "codec": resumed.codec}), []
