@@ -29,6 +29,7 @@ from ebapose.data.coco_file import (
     whole_number,
 )
 from ebapose.errors import InputError
+from ebapose.geometry.boxes import xywh_to_xyxy
 from ebapose.skeleton import Skeleton
 
 _LARGEST = 1e12  # px or px^2: beyond, float32 arithmetic overflows
@@ -228,7 +229,7 @@ class CocoKeypoints:
             self,
             image_indices=np.array(images, np.int32),
             annotation_ids=np.full(num, -1, np.int64),
-            boxes_xyxy=_xywh_to_xyxy(xywh),
+            boxes_xyxy=xywh_to_xyxy(xywh).astype(np.float32),
             areas=np.prod(xywh[:, 2:], axis=1).astype(np.float32),
             keypoints=np.zeros((num, k, 2), np.float32),
             visibility=np.zeros((num, k), np.uint8),
@@ -326,7 +327,7 @@ def load_coco(
         image_hw=hw.astype(np.int32),
         image_indices=np.array(rows, np.int32)[order],
         annotation_ids=np.array(annotation_ids, np.int64),
-        boxes_xyxy=_xywh_to_xyxy(_numbers(people, "bbox", 4, path)),
+        boxes_xyxy=xywh_to_xyxy(_numbers(people, "bbox", 4, path)).astype(np.float32),
         areas=_numbers(people, "area", None, path).astype(np.float32),
         keypoints=(triples[..., :2] * labelled[..., None]).astype(np.float32),
         visibility=visibility.astype(np.uint8),
@@ -336,10 +337,6 @@ def load_coco(
         name_buffer=b"".join(file_names),
         name_ends=np.cumsum([len(name) for name in file_names], dtype=np.int64),
     )
-
-
-def _xywh_to_xyxy(xywh: NDArray[np.float64]) -> NDArray[np.float32]:
-    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).astype(np.float32)
 
 
 def _numbers(

@@ -19,6 +19,7 @@ from ebapose.errors import UsageError
 from ebapose.evaluation.coco_ap import coco_ap
 from ebapose.evaluation.inputs import Annotations, Results
 from ebapose.evaluation.pck import pck, relative_errors, torso_sizes
+from ebapose.geometry.boxes import xyxy_to_xywh
 from ebapose.geometry.crop import crop_to_image
 from ebapose.geometry.oks import keypoint_similarity, pose_scores
 from ebapose.skeleton import Skeleton
@@ -125,7 +126,6 @@ def measure(keypoints: NDArray[np.float64], scores: NDArray[np.float64], records
 
 
 def _annotations(records: CocoKeypoints) -> Annotations:
-    boxes = records.boxes_xyxy.astype(np.float64)
     return Annotations(
         name=records.source.name,
         skeleton=records.skeleton,
@@ -136,7 +136,7 @@ def _annotations(records: CocoKeypoints) -> Annotations:
         person_image_ids=records.image_ids[records.image_indices],
         keypoints=records.keypoints.astype(np.float64),
         visibility=records.visibility.astype(np.int64),
-        boxes_xywh=np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),
+        boxes_xywh=xyxy_to_xywh(records.boxes_xyxy),
         areas=records.areas.astype(np.float64),
         iscrowd=records.iscrowd,
         num_keypoints=(records.visibility > 0).sum(axis=1),
