@@ -199,6 +199,10 @@ def test_an_older_report_is_replaced_whole_or_not_at_all(tmp_path):
     report = evaluate_predictions(truth, plain, out, "gt")
     assert set(files()) == set(report.files)  # neither the older one's worst poses nor its plot of sigmas
     assert {path.name for path in first} - {path.name for path in report.files} >= {"sigmas.png"}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "scores.png").touch()  # no report's
+    evaluate_predictions(truth, plain, tmp_path / "mine", "gt", with_plots=False)
+    assert (tmp_path / "mine" / "scores.png").exists()
 
 
 def test_photographs_that_are_not_there(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -203,6 +204,14 @@ def test_given_boxes_are_one_pictures_alone(tmp_path: Path, monkeypatch: pytest.
         assert len(detector(Frame(image, name))) == 1
     with pytest.raises(InputError, match=r"given boxes of .a/1\.jpg. were already taken for p/a/1\.jpg$"):
         detector(Frame(image, "p/b/1.jpg"))
+    bare = GivenBoxes({"1.jpg": boxes})
+    assert len(bare(Frame(image, "a/1.jpg"))) == len(bare(Frame(image, "1.jpg"))) == 1  # named exactly
+    for name in ("h", "i"):
+        Path(name).mkdir()
+    Path("h/1.jpg").touch()
+    os.link("h/1.jpg", "i/1.jpg")
+    linked = GivenBoxes({"1.jpg": boxes})
+    assert len(linked(Frame(image, "h/1.jpg"))) == len(linked(Frame(image, "i/1.jpg"))) == 1
     assert len(detector(Frame(image, "p/17.jpg"))) == 1
     with pytest.raises(InputError, match=r"given boxes of 17 were already taken for p/17\.jpg$"):
         detector(Frame(image, "q/17.jpg"))

@@ -21,6 +21,7 @@ from ebapose.inference.run import predict_sources
 from ebapose.inference.video import VideoOptions, predict_video
 from ebapose.io.overlays import is_overlay
 from ebapose.io.video import open_video
+from ebapose.io.video_summary import is_output
 from io_video_files import draw, table, write_clip
 
 av = pytest.importorskip("av")
@@ -58,6 +59,10 @@ def test_everything_from_the_command_line(clip: Path, tmp_path: Path, capsys: py
     assert summary["skeleton"]["keypoint_names"][0] == "nose"
     assert not summary["interrupted"]
     assert all(Path(name).exists() for name in summary["files"])
+    assert summary["overlay_bytes"] == (out / "walk.v1.mp4").stat().st_size
+    assert is_output(out / "walk.v1.mp4")
+    assert all(is_output(plot) for plot in (out / "walk.v1_plots").iterdir())
+    assert not is_output(clip)
     assert cv2.imread(str(out / "walk.v1_sheet.jpg")) is not None
     assert len(list((out / "walk.v1_plots").glob("track_*.png"))) >= 1
     assert not list(out.glob("*partial*")) + list(out.glob(".*"))

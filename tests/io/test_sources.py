@@ -95,14 +95,18 @@ def test_what_an_earlier_run_has_drawn_is_no_picture_to_look_at(
 def test_videos_and_plots_of_an_earlier_run_are_none_to_look_at(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("clip.mp4", "clip_pose.mp4", "mine.mp4"):
-        (tmp_path / name).touch()
+    for name in ("clip.mp4", "clip_pose.mp4", "mine.mp4", "own.mp4", "odd.mp4"):
+        (tmp_path / name).write_bytes(b"film")
     for name in ("clip_pose_plots/track_0001.png", "my_plots/a.png"):
         put(tmp_path / name)
-    summary = {"format": "ebapose-video", "files": ["x/clip_pose.mp4", "x/clip_pose_plots"]}
+    summary = {"format": "ebapose-video", "files": ["x/clip_pose.mp4", "x/clip_pose_plots"], "overlay_bytes": 4}
     (tmp_path / "clip_pose_summary.json").write_text(json.dumps(summary))
-    (tmp_path / "mine_summary.json").write_text(json.dumps({**summary, "files": ["mine.jsonl"]}))
-    assert stems(tmp_path / "*.mp4") == ["clip", "mine"]
+    (tmp_path / "mine_summary.json").write_text(json.dumps({**summary, "overlay_bytes": None}))
+    (tmp_path / "own_summary.json").write_text(
+        json.dumps({**summary, "overlay_bytes": 5})
+    )  # the original, brought here
+    (tmp_path / "odd_summary.json").write_text("[" * 100_000)
+    assert stems(tmp_path / "*.mp4") == ["clip", "mine", "odd", "own"]
     assert caplog.messages.pop() == f"{tmp_path}/*.mp4: 1 files skipped that an earlier run has drawn"
     assert stems(tmp_path) == ["my_plots/a"]
     assert any(line == f"{tmp_path}: 2 files skipped that an earlier run has drawn" for line in caplog.messages)

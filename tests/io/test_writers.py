@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -237,7 +238,7 @@ def test_interruption_within_a_record(tmp_path: Path, format_name: writers.Forma
     """Ctrl-C may strike when half of a record is on its way to the disk."""
     writer = PoseWriter(tmp_path, [format_name])
     writer.write(make_frame("1.jpg"), make_poses(1))
-    text_file = writer._outputs[0][0]._file  # type: ignore[attr-defined]
+    text_file = writer._opened[0].output._file  # type: ignore[attr-defined]
     real = text_file._file
 
     class HalfWay(io.BytesIO):
@@ -348,6 +349,17 @@ def test_a_disk_that_is_really_full_keeps_the_pictures_before(tmp_path: Path) ->
     for num in (len(data["images"]), len(load(tmp_path, "coco")), len(rows_of(tmp_path)) / 17):
         assert len(written) - 2 <= num <= len(written)
     assert leftovers(tmp_path) == []
+    kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    writer = PoseWriter(tmp_path, ["json", "coco", "csv"])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, before[1]))
+    try:
+        with pytest.raises(EbaposeError, match="File too large"):
+            fill()
+        with contextlib.suppress(EbaposeError):
+            writer.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == kept
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs a limit on the size of files")
@@ -367,6 +379,15 @@ def test_a_disk_that_is_really_full_leaves_a_parquet_file_that_can_be_read(tmp_p
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     files = parquet.read_table(tmp_path / "poses.parquet")["file"].to_pylist()
     assert len(files) > 17 * 10
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:  # no room for anything new: the older ones stay
+        writer = PoseWriter(tmp_path, ["parquet"])
+        writer.write(make_frame("x.jpg"), make_poses(1))
+        with pytest.raises(EbaposeError, match="File too large"):
+            writer.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert parquet.read_table(tmp_path / "poses.parquet")["file"].to_pylist() == files
     assert files == [f"{row // 17}.jpg" for row in range(len(files))]
     assert leftovers(tmp_path) == []
 

@@ -21,7 +21,7 @@ import ebapose.training.checkpoint as checkpoint
 import ebapose.training.loader as loader
 import ebapose.training.loop as loop
 from ebapose.card import card_path, parse_card
-from ebapose.errors import ModelFileError, UsageError
+from ebapose.errors import MissingDependencyError, ModelFileError, UsageError
 from ebapose.models.weights import load_model
 from ebapose.training import load_train_config, train
 from ebapose.training.loader import Plan
@@ -271,6 +271,17 @@ def test_weights_never_lie_there_without_a_checkpoint_to_go_on_from(recipe, tmp_
     ended = train(config_of(recipe, epochs=1), tmp_path / "run", resume=True)
     assert ended.finished == "complete"
     assert ended.weights.read_bytes() == straight.weights.read_bytes()
+
+
+def test_a_run_that_could_not_write_or_judge_its_weights_does_not_start(recipe, tmp_path, monkeypatch):
+    (tmp_path / "weights.onnx").touch()
+    with pytest.raises(UsageError, match=r"weights\.onnx beside it has the card"):
+        train(config_of(recipe), tmp_path)
+    (tmp_path / "weights.onnx").unlink()
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(MissingDependencyError, match="faster-coco-eval"):
+        train(config_of(recipe), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_cannot_end_where_it_has_no_weights_yet(recipe, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -155,12 +156,16 @@ def check_box_mode(box_mode: str) -> None:
         raise UsageError(f"box mode {box_mode!r}: choose one of {', '.join(get_args(BoxMode))}")
 
 
+def require_cocoeval() -> None:
+    """Raise MissingDependencyError where there is no evaluator: before work that it would judge."""
+    if find_spec("faster_coco_eval") is None:
+        raise MissingDependencyError("faster-coco-eval", "train", "COCO evaluation")
+
+
 def run_cocoeval(truth: Annotations, poses: Results, areas: Sequence[str] = AREA_NAMES) -> Any:
     """faster-coco-eval's evaluator after `evaluate` and `accumulate`, over the chosen areas."""
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError:
-        raise MissingDependencyError("faster-coco-eval", "train", "COCO evaluation") from None
+    require_cocoeval()
+    from faster_coco_eval import COCO, COCOeval_faster
 
     def silent(*_: object) -> None:
         pass

@@ -176,8 +176,6 @@ def read_annotations(
         head_sizes[having] = _table(given, 1, "head_size", [labels[i] for i in having])[:, 0]
         head_sizes[head_sizes <= 0] = np.nan  # nothing can be relative to it
     areas = _table([[p.get("area")] for p in people], 1, "area", labels)[:, 0]
-    for wrong in np.flatnonzero(areas < 0):
-        raise InputError(f"{labels[wrong]}: area must not be negative")
     return Annotations(
         name=where,
         skeleton=bones,
@@ -189,7 +187,7 @@ def read_annotations(
         keypoints=triples[..., :2],
         visibility=visibility,
         boxes_xywh=_table([p.get("bbox") for p in people], 4, "bbox", labels),
-        areas=areas,
+        areas=np.maximum(areas, 0),  # some write -1 where it is not known; nobody of no area can be found
         iscrowd=_table([[p.get("iscrowd", 0)] for p in people], 1, "iscrowd", labels)[:, 0] != 0,
         num_keypoints=np.array(counted, np.int64),
         head_sizes=head_sizes,

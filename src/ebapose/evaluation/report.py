@@ -30,7 +30,7 @@ from ebapose.evaluation.calibration import (
     right_keypoints,
     sigma_calibration,
 )
-from ebapose.evaluation.coco_ap import BoxMode, CocoAP, check_box_mode, coco_ap
+from ebapose.evaluation.coco_ap import BoxMode, CocoAP, check_box_mode, coco_ap, require_cocoeval
 from ebapose.evaluation.errors import ERROR_TYPES, LostAP, classify_keypoints, error_shares, lost_ap
 from ebapose.evaluation.inputs import Annotations, Results, read_annotations, read_results
 from ebapose.evaluation.markdown import NO_POSES, markdown, percent
@@ -153,12 +153,21 @@ def evaluate_predictions(
         drawn = draw_worst(truth, poses, measured.matches, Path(images_dir), folder / "worst", worst, set(unreadable))
     else:
         remove_worst(folder / "worst")
-    for name in _PLOTS:
-        (folder / name).unlink(missing_ok=True)
+    for plot in _plots_of_older(folder):
+        plot.unlink(missing_ok=True)
     files = [*(_draw_plots(measured, folder) if with_plots else []), *drawn]
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     write_text(folder / "report.md", markdown(metrics, [path.relative_to(folder).as_posix() for path in files]))
     return Report(folder, metrics, (folder / "metrics.json", folder / "report.md", *files))
+
+
+def _plots_of_older(folder: Path) -> list[Path]:
+    """The plots that an older report shows: files of these names may be somebody's."""
+    try:
+        text = (folder / "report.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return []
+    return [folder / name for name in _PLOTS if f"({name})" in text]
 
 
 def require_report(out_dir: str | Path, with_plots: bool) -> None:
@@ -170,8 +179,7 @@ def require_report(out_dir: str | Path, with_plots: bool) -> None:
     """
     if exists(out_dir) and not Path(out_dir).is_dir():  # noqa: PTH110 (pathlib's raises where a path is too long)
         raise UsageError(f"{out_dir}: is a file, not a folder for a report")
-    if find_spec("faster_coco_eval") is None:
-        raise MissingDependencyError("faster-coco-eval", "train", "COCO evaluation")
+    require_cocoeval()
     if with_plots and find_spec("matplotlib") is None:
         raise MissingDependencyError("matplotlib", "train", "drawing plots")
 

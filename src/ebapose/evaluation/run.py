@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ebapose import zoo
 from ebapose.atomic import atomic_write
-from ebapose.card import Calibration, ModelCard
+from ebapose.card import Calibration, ModelCard, refuse_shared_card
 from ebapose.data.coco import CocoKeypoints, load_coco
 from ebapose.data.coco_file import SkeletonLike
 from ebapose.errors import InputError, UsageError
@@ -262,6 +262,7 @@ def calibrate_weights(
         raise UsageError("calibrate: name at least one file of annotations")
     if Path(weights).suffix != ".safetensors" and Path(weights).exists():
         raise UsageError(f"{weights}: only .safetensors weights can be calibrated; export them again afterwards")
+    refuse_shared_card(Path(weights))
     state_dict, card = load_weights(weights)
     card = card.model_copy(update={"calibration": Calibration()})
     if position is not None:

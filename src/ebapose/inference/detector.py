@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from os.path import realpath
+from os.path import exists, realpath, samefile
 from pathlib import Path
 from typing import Protocol
 
@@ -86,8 +86,8 @@ class GivenBoxes:
         key = find_entry(self._keys, frame.name)
         if key is None:
             raise InputError(f"{frame.name}: not among the pictures of the given boxes")
-        owner = self._owners.setdefault(key, frame.name)
-        if owner != frame.name and realpath(owner) != realpath(frame.name):
+        owner = frame.name if frame.name in self._boxes else self._owners.setdefault(key, frame.name)
+        if not _same_file(owner, frame.name):
             raise InputError(f"{frame.name}: the given boxes of {key!r} were already taken for {owner}")
         boxes = self._boxes[key]
         return boxes[boxes.scores >= self._score_threshold]
@@ -96,6 +96,12 @@ class GivenBoxes:
         """One line for each entry about this picture that is no box."""
         key = find_entry(self._keys, frame.name)
         return [f"{frame.name}: {line}" for line in (self._unusable.get(key, ()) if key is not None else ())]
+
+
+def _same_file(one: str, other: str) -> bool:
+    if one == other or realpath(one) == realpath(other):
+        return True
+    return exists(one) and exists(other) and samefile(one, other)  # noqa: PTH110, PTH121 (pathlib's may raise)
 
 
 class NanoDet:

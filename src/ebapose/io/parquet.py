@@ -52,9 +52,9 @@ class ParquetRows:
         try:
             columns = dict(zip(self._names, zip(*rows, strict=True), strict=True))
             table = self._table_of(columns, schema=self._schema)
-            self._groups += 1
-            self._reserve(2 * table.nbytes + _FOOTER_BYTES * (self._groups + 1))
+            self._reserve(2 * table.nbytes + _FOOTER_BYTES * (self._groups + 2))
             self._writer.write_table(table)
+            self._groups += 1
         except OSError:
             self._rows = rows + self._rows
             raise
@@ -71,7 +71,7 @@ class ParquetRows:
             None, or what kept the newest rows out of a file that can be read nevertheless.
 
         Raises:
-            OSError: it cannot be completed, and so not be read.
+            OSError: it cannot be completed, and so not be read, or there was no room for a single row.
         """
         with self._file:
             count, failure = len(self._rows), None
@@ -83,6 +83,8 @@ class ParquetRows:
                     count, failure = count // 2, error
             self._writer.close()
             self._file.truncate()
+        if failure is not None and not self._groups:
+            raise failure
         return failure
 
     def abandon(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections import Counter, defaultdict
@@ -23,6 +24,7 @@ PERSON_CATEGORY = 1  # COCO's id of "person"
 LARGEST_PX = 1e9  # no picture is larger; a box that is makes the crop's matrix lose all digits
 
 T = TypeVar("T")
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,12 +123,12 @@ def read_detections(path: str | Path) -> Detections:
     ground-truth file; its crowd regions are left out. Which of its categories is the person see `person_category`.
 
     Raises:
-        InputError: one line with the file, the entry's number and what is wrong with it; or there are boxes, but of
-            other categories only.
+        InputError: one line with the file, the entry's number and what is wrong with it.
     """
     data = _load_json(path)
     category_id = person_category(data)
     others: set[str] = set()
+    seen = False
     grouped: dict[int | str, list[tuple[list[float], float]]] = defaultdict(list)
     names: dict[Any, str] = {}
     if isinstance(data, dict) and "images" in data and "annotations" in data:
@@ -145,6 +147,7 @@ def read_detections(path: str | Path) -> Detections:
         if entry.get("category_id", category_id) != category_id:
             others.add(f"{entry['category_id']}")
             continue
+        seen = True
         if names and entry.get("iscrowd"):
             continue
         key = entry.get("image_id", entry.get("file_name"))
@@ -164,17 +167,23 @@ def read_detections(path: str | Path) -> Detections:
             raise InputError(f"{where}: score {score:g} does not lie in 0..1")
         else:
             grouped[key].append((box, score))
-    if others and not unusable and not any(grouped.values()):
-        raise InputError(f"{path}: no box of category {category_id} (person), only of {', '.join(sorted(others)[:9])}")
+    if others and not seen:
+        _logger.warning(
+            "%s: no box of category %d (person), only of %s", path, category_id, ", ".join(sorted(others)[:9])
+        )
     boxes = {key: Boxes.from_xywh([b for b, _ in rows], [s for _, s in rows]) for key, rows in grouped.items()}
     return Detections(boxes, unusable)
 
 
 def person_category(data: Any) -> int:
-    """The id of the persons in a COCO file: of its only category, else of the only one with keypoints, else COCO's."""
+    """The id of the persons in a COCO file.
+
+    That of its only category, else of the only one with keypoints, else of the only one called person, else COCO's.
+    """
     listed = data.get("categories") if isinstance(data, dict) else None
     categories = [c for c in listed if isinstance(c, dict)] if isinstance(listed, list) else []
-    for chosen in (categories, [c for c in categories if c.get("keypoints")]):
+    with_keypoints = [c for c in categories if c.get("keypoints")]
+    for chosen in (categories, with_keypoints, [c for c in categories if c.get("name") == "person"]):
         if len(chosen) == 1 and isinstance(chosen[0].get("id"), int):
             return int(chosen[0]["id"])
     return PERSON_CATEGORY

@@ -93,6 +93,7 @@ class VideoSummary:
             "ms_per_frame": {name: round(ms, 2) for name, ms in self.milliseconds.items()},
             "seconds": round(self.seconds, 3),
             "interrupted": self.interrupted,
+            "overlay_bytes": next((_size(path) for path in self.files if path.suffix == ".mp4"), None),
             "files": [plain_text(str(path)) for path in self.files],
         }
         write_text(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n")
@@ -105,19 +106,29 @@ def is_summary(path: Path) -> bool:
 
 
 def is_output(path: Path) -> bool:
-    """Whether an earlier run wrote this video, or plot, by the summary that lies beside it and names it."""
-    if path.parent.name.endswith(PLOTS):
-        path = path.parent
-        summary = _read(path.with_name(path.name.removesuffix(PLOTS) + SUMMARY))
-    else:
-        summary = _read(path.with_name(path.stem + SUMMARY))
-    files = summary.get("files") if summary is not None else None
-    return isinstance(files, list) and any(Path(str(file)).name == plain_text(path.name) for file in files)
+    """Whether an earlier run wrote this overlay video, or plot, by the summary beside it.
+
+    An overlay may have the original's name: what is not of its size is somebody's own.
+    """
+    if path.suffix.lower() == ".png":
+        folder = path.parent
+        summary = _read(folder.with_name(folder.name.removesuffix(PLOTS) + SUMMARY))
+        files = summary.get("files") if summary is not None and folder.name.endswith(PLOTS) else None
+        return isinstance(files, list) and any(Path(str(file)).name == plain_text(folder.name) for file in files)
+    summary = _read(path.with_name(path.stem + SUMMARY))
+    return summary is not None and summary.get("overlay_bytes") == _size(path)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return summary if isinstance(summary, dict) and summary.get("format") == _FORMAT else None

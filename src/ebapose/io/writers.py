@@ -16,6 +16,7 @@ import json
 import tempfile
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, get_args
@@ -55,6 +56,16 @@ class _Output(Protocol):
         """Complete the file, or raise OSError; returns what kept the newest frames out of a complete file."""
 
 
+@dataclass
+class _Opened:
+    """An output, its file (or folder), and what gives the file its name."""
+
+    output: _Output
+    path: Path
+    stack: ExitStack
+    frames: int = 0
+
+
 class PoseWriter:
     """Writes the poses of many frames to a folder in one or several formats; a context manager.
 
@@ -86,8 +97,8 @@ class PoseWriter:
             raise UsageError("overlay pictures need a function that draws")
         self.out_dir = Path(out_dir)
         self._failures: list[dict[str, str]] = []
-        self._outputs: list[tuple[_Output, str | None, ExitStack]] = []  # with each: its file, and what names that
-        self._frames, self._closed = 0, False
+        self._opened: list[_Opened] = []
+        self._closed = False
         target = self.out_dir
         try:
             with ExitStack() as opened:  # where one cannot be opened, no older file is touched
@@ -95,8 +106,7 @@ class PoseWriter:
                     if name in formats:
                         target = self.out_dir / FILE_NAMES.get(name, "")
                         stack = opened.enter_context(ExitStack())
-                        output = self._open(name, stack, draw, image_id)
-                        self._outputs.append((output, FILE_NAMES.get(name), stack))
+                        self._opened.append(_Opened(self._open(name, stack, draw, image_id), target, stack))
                 opened.pop_all()
         except OSError as error:
             raise UsageError(f"{target}: cannot be written ({error.strerror})") from None
@@ -125,11 +135,11 @@ class PoseWriter:
         """
         if self._closed:
             raise ValueError(f"{self.out_dir}: its files are closed")
-        self._frames += 1
         refused: InputError | None = None
-        for output, *_ in self._outputs:
+        for opened in self._opened:
             try:
-                output.write(frame, poses)
+                opened.output.write(frame, poses)
+                opened.frames += 1
             except InputError as error:
                 refused = refused or error
             except OSError as error:
@@ -144,16 +154,16 @@ class PoseWriter:
     def close(self) -> None:
         """Complete every file. Raises EbaposeError where that fails, after all others are completed.
 
-        Where nothing was written, a mistyped name, say, files of an earlier run stay.
+        Where nothing could be written, a mistyped name, say, a file of an earlier run stays.
         """
         failed: OSError | None = None
         self._closed = True
-        while self._outputs:
+        while self._opened:
             try:
-                output, name, stack = self._outputs.pop(0)
-                with suppress(_NothingNew), stack:
-                    failed = output.close() or failed
-                    if not self._frames and name is not None and (self.out_dir / name).exists():
+                opened = self._opened.pop(0)
+                with suppress(_NothingNew), opened.stack:
+                    failed = opened.output.close() or failed
+                    if not opened.frames and opened.path.is_file():
                         raise _NothingNew
             except OSError as error:
                 failed = failed or error

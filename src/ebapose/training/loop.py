@@ -22,7 +22,7 @@ from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, 
 from torch import Tensor, nn
 
 from ebapose.atomic import write_text
-from ebapose.card import ModelCard, card_path
+from ebapose.card import ModelCard, card_path, refuse_shared_card
 from ebapose.codecs import build_codec
 from ebapose.config import dump_yaml, parse_config
 from ebapose.errors import InputError, UsageError
@@ -126,6 +126,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
         raise UsageError(f"{out}: already holds a run: resume it, or choose another folder")
     if not begun and is_there(weights_path):
         raise UsageError(f"{out}: holds weights, but no checkpoint to go on from: choose another folder")
+    refuse_shared_card(weights_path)
 
     # What is learned from.
     sources, val_records = load_records(config.data)
@@ -218,7 +219,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
         evaluated.eval()
         with walk(val_loader) as crops:
             poses, scores, broken = predict(evaluated, crops, codec, spec, skeleton, accelerator)
-        note_broken(broken, progress, config.data.max_broken, monitor.warn)
+        note_broken(broken, progress, config.data.max_broken, monitor.note)  # every process knows all of them
         shared: list[Any] = [measure(poses, scores, val_records) if accelerator.is_main_process else None]
         broadcast_object_list(shared)
         if accelerator.is_main_process:

@@ -16,7 +16,7 @@ from ebapose.card import InputSpec
 from ebapose.codecs import Codec
 from ebapose.data.coco import CocoKeypoints
 from ebapose.errors import UsageError
-from ebapose.evaluation.coco_ap import coco_ap
+from ebapose.evaluation.coco_ap import coco_ap, require_cocoeval
 from ebapose.evaluation.inputs import Annotations, Results
 from ebapose.evaluation.pck import pck, relative_errors, torso_sizes
 from ebapose.geometry.boxes import xyxy_to_xywh
@@ -81,7 +81,13 @@ def predict(
 
 
 def check_metric(metric: str, records: CocoKeypoints) -> None:
-    """Raise UsageError where "pck" is asked of a validation set in which nobody has a torso to measure by."""
+    """Raise what would end the first validation.
+
+    Raises:
+        UsageError: "pck" of a validation set in which nobody has a torso to measure by.
+        MissingDependencyError: faster-coco-eval is not installed.
+    """
+    require_cocoeval()
     if metric != "pck":
         return
     try:
