@@ -15,6 +15,7 @@ from ebapose.models.weights import load_model
 from ebapose.training import load_train_config, train
 from ebapose.training.loader import Plan
 from ebapose.training.monitor import Monitor
+from ebapose.training.step import OptimizerStep
 from training_runs import config_of, rows_of
 
 
@@ -68,8 +69,8 @@ def test_a_full_disk_gets_one_line(recipe, tmp_path, monkeypatch):
     with pytest.raises(EbaposeError, match=r"one: the run's files cannot be written \(No space left on device\)$"):
         train(config_of(recipe), tmp_path / "one")
     monkeypatch.undo()
-    real = loop._loss
-    monkeypatch.setattr(loop, "_loss", lambda *a: (real(*a)[0] * float("nan"), {}))
+    real = OptimizerStep._loss
+    monkeypatch.setattr(OptimizerStep, "_loss", lambda *a: (real(*a)[0] * float("nan"), {}))
     monkeypatch.setattr(np, "savez_compressed", full)
     message = r"loss of step 0 is nan: the batch cannot be saved in .*two \(No space .*\); lower optim\.lr in a new run"
     with pytest.raises(EbaposeError, match=message):
@@ -77,14 +78,14 @@ def test_a_full_disk_gets_one_line(recipe, tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_stops_and_saves_the_batch(recipe, tmp_path, monkeypatch):
-    real, calls = loop._loss, []
+    real, calls = OptimizerStep._loss, []
 
     def poisoned(*arguments):
         loss, details = real(*arguments)
         calls.append(1)
         return (loss * float("nan") if len(calls) == 3 else loss), details
 
-    monkeypatch.setattr(loop, "_loss", poisoned)
+    monkeypatch.setattr(OptimizerStep, "_loss", poisoned)
     recipe["data"]["train"] *= 2
     with pytest.raises(EbaposeError, match=r"loss of step 2 is nan: .* saved in .*; the last .* intact, but .* same"):
         train(config_of(recipe, checkpoint_every_s=0), tmp_path)

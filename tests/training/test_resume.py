@@ -31,7 +31,7 @@ KILLER = """
 import os, signal, sys
 import torch
 import ebapose.training.checkpoint as checkpoint
-import ebapose.training.loop as loop
+import ebapose.training.step as step
 from ebapose.errors import EbaposeError
 from ebapose.training import load_train_config, train
 
@@ -53,34 +53,34 @@ if how == "write":  # in the middle of writing a checkpoint
         whole(tensors, path, metadata)
     checkpoint.save_file = save_file
 elif how == "step":  # between backward and the optimiser's step
-    clip = loop._clip
+    clip = step._clip
     def killing_clip(*arguments):
         seen.append(1)
         if len(seen) == when:
             die()
         return clip(*arguments)
-    loop._clip = killing_clip
+    step._clip = killing_clip
 elif how == "term":  # told to stop politely
-    clip = loop._clip
+    clip = step._clip
     def terminating_clip(*arguments):
         seen.append(1)
         if len(seen) == when:
             os.killpg(0, signal.SIGTERM)  # to the workers too, as schedulers do
         return clip(*arguments)
-    loop._clip = terminating_clip
+    step._clip = terminating_clip
 elif how == "worker":  # one of the loading processes alone
     import multiprocessing
-    clip = loop._clip
+    clip = step._clip
     def worker_killing_clip(*arguments):
         seen.append(1)
         if len(seen) == when:
             multiprocessing.active_children()[0].kill()
         return clip(*arguments)
-    loop._clip = worker_killing_clip
+    step._clip = worker_killing_clip
 elif how == "raise":  # something that nobody thought of
     def failing_clip(*arguments):
         raise RuntimeError("out of memory")
-    loop._clip = failing_clip
+    step._clip = failing_clip
 try:
     print(train(load_train_config(recipe), out, resume=True).finished)
 except EbaposeError as error:

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from ebapose.models import create_model
-from ebapose.training import loop
+from ebapose.training import step
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,7 +153,7 @@ def test_nonsense_is_one_line_before_any_training(
 
 @pytest.mark.usefixtures("tiny")
 def test_an_interrupted_run_goes_on(study: Any, arguments: list[str], tmp_path: Path) -> None:
-    clip, calls = loop._clip, []
+    clip, calls = step._clip, []
     arguments = [*arguments, "--run.samples", "12", "--seeds", "0", "--variants", "lite"]
 
     def stopping(*parameters: Any) -> float:
@@ -163,7 +163,7 @@ def test_an_interrupted_run_goes_on(study: Any, arguments: list[str], tmp_path: 
         return clip(*parameters)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_clip", stopping)
+        patch.setattr(step, "_clip", stopping)
         assert study.main([*arguments, "--repeats", "0"]) == 130
     assert not (tmp_path / "out/lite/seed0/result.json").exists()
     assert study.main([*arguments, "--repeats", "0"]) == 0

@@ -19,7 +19,7 @@ from ebapose.card import Calibration, ModelCard, refuse_shared_card
 from ebapose.data.coco import CocoKeypoints, load_coco
 from ebapose.data.coco_file import SkeletonLike
 from ebapose.errors import InputError, UsageError
-from ebapose.evaluation.calibration import CalibrationGain, Judged, calibrate, judge
+from ebapose.evaluation.calibration_fit import CalibrationGain, Judged, calibrate, judge
 from ebapose.evaluation.coco_ap import BoxMode
 from ebapose.evaluation.inputs import NO_ANNOTATION, Results, read_annotations
 from ebapose.evaluation.report import Report, evaluate_predictions, require_report

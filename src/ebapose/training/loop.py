@@ -6,7 +6,6 @@ card (to use: averaged weights, the best or last validated), `log.csv`, `tensorb
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -14,15 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, gather_object
-from torch import Tensor, nn
+from torch import nn
 
 from ebapose.atomic import write_text
-from ebapose.card import ModelCard, card_path, refuse_shared_card
+from ebapose.card import card_path, refuse_shared_card
 from ebapose.codecs import build_codec
 from ebapose.config import dump_yaml, parse_config
 from ebapose.errors import InputError, UsageError
@@ -40,7 +38,6 @@ from ebapose.training.checkpoint import (
 )
 from ebapose.training.config import TrainConfig
 from ebapose.training.loader import (
-    Batch,
     Plan,
     TrainSamples,
     ValidationSamples,
@@ -49,13 +46,13 @@ from ebapose.training.loader import (
     validation_loader,
     walk,
 )
-from ebapose.training.loss import compute_loss
 from ebapose.training.monitor import Monitor
 from ebapose.training.optim import Ema, build_optimizers, check_schedule, freeze, lr_factor, set_lr, training_mode
 from ebapose.training.start import build_model, build_teacher, compile_model, seed_after
-from ebapose.training.teacher import HINT, Teacher
-from ebapose.training.trouble import not_finite, note_broken, stop_signals, writing
-from ebapose.training.validation import as_metrics, check_metric, draw_panel, measure, normalize, predict
+from ebapose.training.step import OptimizerStep
+from ebapose.training.teacher import HINT
+from ebapose.training.trouble import note_broken, stop_signals, writing
+from ebapose.training.validation import as_metrics, check_metric, draw_panel, measure, predict
 
 WEIGHTS_NAME = "weights.safetensors"
 _FILES = (CHECKPOINT_NAME, WEIGHTS_NAME, "recipe.yaml", "result.json", "log.csv")
@@ -189,7 +186,8 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
                 (out / "result.json").unlink(missing_ok=True)
 
     compile_model(model, run.compile)
-    network, *steppers = accelerator.prepare(model, *optimizers)
+    network, *prepared = accelerator.prepare(model, *optimizers)
+    optimizer_step = OptimizerStep(model, network, prepared, card, config, teacher, accelerator, out)
     evaluated = ema.model if ema else model
     finished = "early stop" if stopped_early else "complete"
 
@@ -244,33 +242,12 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
             if due and not begun:  # weights without a checkpoint could not be gone on from
                 checkpoint()
                 begun = True
-            _seed(run.seed, step, plan.rank)
-
-            # Forward and backward, part by part; gradients travel between processes only with the last part.
-            total = torch.zeros((), device=device)
-            details: dict[str, Tensor] = {}
             batches = [next(parts) for _ in range(plan.parts)]
-            suspect = batches[0]
-            for part, batch in enumerate(batches):
+            for batch in batches:
                 note_broken(batch.broken, progress, config.data.max_broken, monitor.warn)
                 if not batch.samples:
                     raise InputError(f"no picture to learn from can be used, the first: {batch.broken[0]}")
-                last = part == plan.parts - 1
-                with contextlib.nullcontext() if last else accelerator.no_sync(network):
-                    loss, details = _loss(network, batch, card, config, teacher, accelerator)
-                    accelerator.backward(loss / plan.parts)
-                total += loss.detach() / plan.parts
-                suspect = suspect if torch.isfinite(loss) else batch
-
-            mean_loss, stopping = _agree(total, bool(stop), accelerator)
-            if not np.isfinite(mean_loss):
-                raise not_finite("loss", mean_loss, step, suspect, out, plan.rank)
-            norm = _clip(model, config.optim.clip_norm, accelerator)
-            if not np.isfinite(norm) and accelerator.scaler is None:
-                raise not_finite("gradient", norm, step, suspect, out, plan.rank)
-            for stepper in steppers:
-                stepper.step()
-                stepper.zero_grad()
+            learned = optimizer_step.take(step, batches, bool(stop))
             if ema:
                 ema.update(model, step)
             progress.step = step + 1
@@ -278,7 +255,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
             # Validate, log, keep.
             interval_samples += run.batch_size
             progress.logged_samples += run.batch_size
-            progress.logged_loss += mean_loss * run.batch_size
+            progress.logged_loss += learned.loss * run.batch_size
             speed = interval_samples / max(time.monotonic() - interval_started, 1e-9)
             row: dict[str, Any] = {
                 "step": progress.step,
@@ -286,7 +263,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
                 "samples": progress.step * run.batch_size,
                 "loss": progress.logged_loss / progress.logged_samples,
                 "lr": lr,
-                "gradient_norm": norm,
+                "gradient_norm": learned.gradient_norm,
                 "samples_per_s": speed,
             }
             monitor.tick(progress.step, f"loss {row['loss']:.4g}  {speed:.0f} samples/s")
@@ -304,18 +281,18 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path, resume: bool
                 if better or val_records is None or run.keep == "last":
                     write_weights()
             if due or progress.step % run.log_every == 0:
-                monitor.row(row, {f"loss_{name}": float(value) for name, value in details.items()})
+                monitor.row(row, {f"loss_{name}": float(value) for name, value in learned.terms.items()})
                 interval_started, interval_samples = time.monotonic(), 0
                 progress.logged_samples, progress.logged_loss = 0, 0.0
             if run.patience is not None and progress.bad_validations >= run.patience:
                 finished = "early stop"
-            ending = finished != "complete" or progress.step == num_steps or stopping
+            ending = finished != "complete" or progress.step == num_steps or learned.stopping
             if due or ending or time.monotonic() - last_checkpoint >= run.checkpoint_every_s:
                 checkpoint()
                 last_checkpoint = time.monotonic()
             if finished == "early stop":
                 break
-            if stopping and progress.step < num_steps:
+            if learned.stopping and progress.step < num_steps:
                 finished = "interrupted"
                 monitor.note(f"stopped after step {progress.step} of {num_steps}; resume to go on")
                 break
@@ -351,49 +328,6 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         cpu=not on_gpu,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # not the environment's: a recipe says
     )
-
-
-def _seed(seed: int, step: int, rank: int) -> None:
-    """Let random numbers in the network (dropout) depend on the step alone: resuming needs no generator state."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)))
-
-
-def _loss(
-    network: nn.Module,
-    batch: Batch,
-    card: ModelCard,
-    config: TrainConfig,
-    teacher: Teacher | None,
-    accelerator: Accelerator,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of one part of a step, a float32 scalar, and its terms."""
-    device = accelerator.device
-    images = normalize(batch.images.to(device, non_blocking=True), card.input)
-    targets = tuple(t.to(device, non_blocking=True) for t in batch.targets)
-    with accelerator.autocast():
-        wants_maps = card.codec.type == "simcc" and (config.loss.map_weight > 0 or teacher is not None)
-        outputs = network(images, return_maps=True) if wants_maps else network(images)
-    weights = batch.weights.to(device, non_blocking=True)
-    loss, details = compute_loss(outputs, targets, weights, card.codec.type, config.loss)
-    if teacher is not None:
-        taught = teacher.losses(outputs[3], teacher.look(batch.images))
-        loss = loss + torch.stack(list(taught.values())).sum()
-        details |= {name: value.detach() for name, value in taught.items()}
-    return loss, details
-
-
-def _agree(loss: Tensor, stop: bool, accelerator: Accelerator) -> tuple[float, bool]:
-    """Mean loss over the processes, and whether any of them was told to stop."""
-    both = torch.stack([loss.float(), torch.tensor(float(stop), device=loss.device)])
-    if accelerator.num_processes > 1:
-        both = accelerator.reduce(both, reduction="mean")
-    mean, stopping = both.tolist()
-    return mean, stopping > 0
-
-
-def _clip(model: nn.Module, largest: float | None, accelerator: Accelerator) -> float:
-    """Norm of the gradient before it was clipped."""
-    return float(accelerator.clip_grad_norm_(model.parameters(), float("inf") if largest is None else largest))
 
 
 def _about(config: TrainConfig, plan: Plan, progress: Progress) -> dict[str, Any]:
