@@ -22,6 +22,8 @@ EVERYTHING = STRONG.model_copy(
     update={
         "paste_probability": 1.0,
         "background_probability": 0.5,
+        "clothes_probability": 0.5,
+        "stretch": 0.3,
         "dropout_probability": 1.0,
         "half_body_probability": 0.5,
         "truncation_probability": 0.5,

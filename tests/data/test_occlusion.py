@@ -86,6 +86,27 @@ def test_nobody_has_no_silhouette() -> None:
     assert person_mask(far, np.full(17, 2, np.uint8), COCO17, (64, 48)).shape == (64, 48)
 
 
+def test_parts_of_a_silhouette() -> None:
+    points = np.zeros((17, 2), np.float32)
+    for name, at in {
+        "left_shoulder": (30, 20),
+        "right_shoulder": (18, 20),
+        "left_hip": (29, 40),
+        "right_hip": (19, 40),
+    }.items():
+        points[COCO17.keypoint_names.index(name)] = at
+    for name, at in {"left_knee": (29, 58), "right_knee": (19, 58)}.items():
+        points[COCO17.keypoint_names.index(name)] = at
+    seen = points.any(axis=1).astype(np.uint8)
+    upper = person_mask(points, seen, COCO17, (64, 48), ("shoulder", "hip"))
+    lower = person_mask(points, seen, COCO17, (64, 48), ("hip", "knee"))
+    assert upper[30, 24]
+    assert not upper[52].any()
+    assert lower[52, [19, 29]].all()
+    assert not lower[30].any()
+    assert ((upper | lower) == person_mask(points, seen, COCO17, (64, 48))).all()
+
+
 def test_a_keypoint_far_outside():
     """A keypoint far outside of the crop, as close-ups make them, is no place that OpenCV can draw to."""
     points = np.random.default_rng(0).uniform(5, 40, (17, 2)).astype(np.float32)

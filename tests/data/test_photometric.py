@@ -18,6 +18,7 @@ ALWAYS = {
     "gamma": PhotometricConfig(gamma=0.5),
     "saturation": PhotometricConfig(saturation=0.8),
     "hue": PhotometricConfig(hue_deg=120),
+    "light": PhotometricConfig(light=0.6),
 }
 
 
@@ -64,6 +65,23 @@ def test_grey_is_kept_by_hue_and_saturation() -> None:
         assert np.abs(apply(grey, ALWAYS[name], 3).astype(int) - grey).max() <= 1
     changed = apply(noise_image(), ALWAYS["grey"], 0)
     assert np.ptp(changed.astype(int), axis=2).max() <= 1
+
+
+def test_light_from_one_side() -> None:
+    middle = np.full((65, 49, 3), 100, np.uint8)
+    rows, columns = [], []
+    for seed in range(50):
+        lit = apply(middle, ALWAYS["light"], seed).astype(int)
+        assert (lit[..., :1] == lit).all()  # white light
+        assert lit[32, 24, 0] == 100
+        corners = lit[[0, 0, -1, -1], [0, -1, 0, -1], 0]
+        assert np.abs(corners + corners[::-1] - 200).max() <= 1  # as much darker as brighter
+        assert 40 <= corners.min() <= 100
+        rows.append(lit[-1, 24, 0] - 100)
+        columns.append(lit[32, -1, 0] - 100)
+    for values in (rows, columns):  # from every side
+        assert min(values) < -25
+        assert max(values) > 25
 
 
 def test_turning_one_effect_off_leaves_the_others() -> None:

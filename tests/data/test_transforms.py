@@ -154,6 +154,41 @@ def test_boxes_are_fitted_to_turned_persons_on_request() -> None:
     assert all(sample_geometry(BOX, points, few, COCO17, config, rng).box_xyxy is BOX for _ in range(9))
 
 
+def test_stretched_persons() -> None:
+    config = AugmentConfig(stretch=0.5, rotation_deg=0, flip_probability=0, scale=(1, 1))
+    shape = []
+    for geometry in draw(config, 1000):
+        matrix = geometry.matrix((64, 48), 1.0, "symmetric")
+        assert np.linalg.det(matrix[:, :2]) == pytest.approx(matrix[1, 1] * matrix[0, 0])
+        corners = transform_points(BOX.reshape(2, 2), matrix)
+        assert corners.mean(axis=0) == pytest.approx([23.5, 31.5])  # the box is in the middle, and fits
+        assert (corners[1] - corners[0]).max() <= 64 + 1e-9
+        assert np.isclose(corners[1] - corners[0], [48, 64]).any()
+        shape.append(matrix[0, 0] / matrix[1, 1])
+    assert 1 / 1.5 <= min(shape) < 0.68
+    assert 1.48 < max(shape) <= 1.5
+    assert abs(np.mean(np.log(shape))) < 0.02
+    assert {g.stretch for g in draw(AugmentConfig(), 9)} == {(1.0, 1.0)}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000))
+def test_what_is_seen_of_a_stretched_person(seed: int) -> None:
+    points = np.random.default_rng(seed).uniform(BOX[:2], BOX[2:], (17, 2)).astype(np.float32)
+    config = AugmentConfig(stretch=1, truncation_probability=1, rotation_refit=True, rotation_deg=90)
+    seen = np.full(17, 2, np.uint8)
+    geometry = sample_geometry(BOX, points, seen, COCO17, config, np.random.default_rng(seed))
+    matrix = geometry.matrix((400, 300), 2.0, "symmetric")
+    in_crop = transform_points(points, matrix)
+    box = geometry.box_xyxy / np.tile(geometry.stretch, 2)
+    middle = transform_points(box.reshape(2, 2).mean(axis=0)[None], matrix)[0]
+    np.testing.assert_allclose(middle, [149.5, 199.5], atol=1e-6)
+    if geometry.seen_xyxy is not None:  # image px, as the points are
+        inside = ((points >= geometry.seen_xyxy[:2]) & (points <= geometry.seen_xyxy[2:])).all(axis=1)
+        assert inside.sum() >= 4
+        assert ((in_crop[inside] > -1) & (in_crop[inside] < [300, 400])).all(axis=1).sum() >= 4
+
+
 def test_truncated_persons() -> None:
     rng = np.random.default_rng(0)
     points = np.random.default_rng(1).uniform(BOX[:2], BOX[2:], (17, 2)).astype(np.float32)

@@ -15,12 +15,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ebapose.data.clothes import other_clothes
 from ebapose.data.coco import CocoKeypoints
 from ebapose.data.occlusion import coarse_dropout, hide, paste, person_mask, put_behind
 from ebapose.data.photometric import apply_photometric
 from ebapose.data.transforms import AugmentConfig, Geometry, blacken, sample_geometry, transform_keypoints
 from ebapose.errors import InputError
-from ebapose.geometry.crop import CropCenter, compose, crop_scale, image_to_crop_matrix, warp_crop
+from ebapose.geometry.crop import CropCenter, compose, crop_scale, warp_crop
 from ebapose.io.pictures import decode_image
 from ebapose.structures import UInt8Array
 
@@ -195,16 +196,7 @@ class CropDataset:
 
     def _crop(self, index: int, geometry: Geometry) -> tuple[UInt8Array, NDArray[np.float64]]:
         """RGB crop and its image to crop matrix."""
-        matrix = image_to_crop_matrix(
-            geometry.box_xyxy,
-            self.size_hw,
-            self.padding,
-            self.crop_center,
-            rotation_deg=geometry.rotation_deg,
-            scale=geometry.scale,
-            flip=geometry.flip,
-            shift=geometry.shift,
-        )[0]
+        matrix = geometry.matrix(self.size_hw, self.padding, self.crop_center)
         image, factor = self._read(int(self.records.image_indices[index]), float(crop_scale(matrix)))
         whole = matrix if factor == 1 else compose(matrix, _reduced_to_image(factor))
         return warp_crop(image, whole, self.size_hw), matrix
@@ -219,6 +211,9 @@ class CropDataset:
         rng: np.random.Generator,
     ) -> UInt8Array:
         pasting, dropping = rng.random(2)
+        if config.clothes_probability and rng.random() < config.clothes_probability:
+            cloth = self._cutout(int(rng.integers(config.paste_pool)), epoch)[0]
+            other_clothes(crop, keypoints, visibility, self.records.skeleton, cloth, rng)
         if config.background_probability and rng.random() < config.background_probability:
             own = person_mask(keypoints, visibility, self.records.skeleton, self.size_hw)
             put_behind(crop, own, *self._cutout(int(rng.integers(config.paste_pool)), epoch), rng)

@@ -5,6 +5,8 @@ Space: `crop` (px of the network input). What covers returns the mask of what is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -40,11 +42,21 @@ def coarse_dropout(crop: UInt8Array, config: AugmentConfig, rng: np.random.Gener
 
 
 def person_mask(
-    keypoints: NDArray[np.float32], visibility: NDArray[np.uint8], skeleton: Skeleton, size_hw: tuple[int, int]
+    keypoints: NDArray[np.float32],
+    visibility: NDArray[np.uint8],
+    skeleton: Skeleton,
+    size_hw: tuple[int, int],
+    parts: Sequence[str] | None = None,
 ) -> UInt8Array:
     """A rough silhouette (H, W), 0 or 255: edges as thick strokes, the trunk filled.
 
     Annotations hold no outlines here; a hand's breadth too much or too little does not matter for an occluder.
+
+    Args:
+        keypoints, visibility: (K, 2) crop px and (K,). Where fewer than three are labelled the mask is empty.
+        skeleton: whose edges are drawn.
+        size_hw: height and width of the mask in px.
+        parts: draw only between keypoints with one of these words in their names; None: all.
     """
     mask = np.zeros(size_hw, np.uint8)
     labelled = visibility > 0
@@ -53,6 +65,8 @@ def person_mask(
     points = np.clip(keypoints, -4 * max(size_hw), 4 * max(size_hw))
     extent = points[labelled].max(axis=0) - points[labelled].min(axis=0)
     stroke = max(2, round(0.13 * float(np.hypot(*extent))))
+    if parts is not None:
+        labelled &= np.array([any(part in name for part in parts) for name in skeleton.keypoint_names])
     pixels = np.rint(points).astype(int)
     for a, b in skeleton.edges:
         if labelled[a] and labelled[b]:

@@ -55,6 +55,8 @@ class PhotometricConfig(Config, use_attribute_docstrings=True):
     """Gaussian noise of up to `noise_std` grey levels."""
     noise_std: float = Field(default=12.0, gt=0, le=64)
     """Largest standard deviation of the noise, in grey levels of 0..255."""
+    light: float = Field(default=0.0, ge=0, lt=1)
+    """Light from one side: from edge to edge the crop becomes up to this fraction brighter, and as much darker."""
 
 
 STRONG_PHOTOMETRIC = PhotometricConfig(
@@ -86,13 +88,16 @@ def apply_photometric(crop: UInt8Array, config: PhotometricConfig, rng: np.rando
     b, c, s, hue, g, angle, length, quality, factor, std = rng.uniform(-1, 1, 10)
     grey, blur, motion, low, jpeg, noise = rng.random(6)
     offset = int(rng.integers(_NOISE_LENGTH))
+    side, strength = rng.random(2)
 
     saturation = 0.0 if grey < config.grey_probability else 1 + s * config.saturation
     if saturation != 1 or config.hue_deg:
-        crop = cv2.transform(crop, _color_matrix(saturation, np.deg2rad(hue * config.hue_deg)))  # type: ignore[assignment]
+        crop = cv2.transform(crop, color_matrix(saturation, np.deg2rad(hue * config.hue_deg)))  # type: ignore[assignment]
     if config.brightness or config.contrast or config.gamma:
-        table = _tone_table(b * config.brightness, 1 + c * config.contrast, (1 + config.gamma) ** g)
+        table = tone_table(b * config.brightness, 1 + c * config.contrast, (1 + config.gamma) ** g)
         crop = cv2.LUT(crop, table)  # type: ignore[assignment]
+    if config.light:
+        crop = _lit_from(crop, 2 * np.pi * side, strength * config.light)
     height, width = crop.shape[:2]
     if low < config.low_resolution_probability:
         shrink = 2.75 + 1.25 * factor
@@ -111,18 +116,27 @@ def apply_photometric(crop: UInt8Array, config: PhotometricConfig, rng: np.rando
     return crop
 
 
-def _color_matrix(saturation: float, hue: float) -> NDArray[np.float64]:
+def color_matrix(saturation: float, hue: float) -> NDArray[np.float64]:
     """(3, 3): hue turned about the grey axis, then faded to or away from luma."""
     turn = np.cos(hue) * _IDENTITY + (1 - np.cos(hue)) * _GREY_AXIS + np.sin(hue) * _ABOUT_GREY
     fade = saturation * _IDENTITY + (1 - saturation) * _LUMA
     return fade @ turn
 
 
-def _tone_table(brightness: float, contrast: float, gamma: float) -> UInt8Array:
+def tone_table(brightness: float, contrast: float, gamma: float) -> UInt8Array:
     """(256,) uint8 table of gamma, then contrast about middle grey, then brightness."""
     values = _TONES**gamma
     values = (values - 0.5) * contrast + 0.5 + brightness
     return np.minimum(np.maximum(np.rint(values * 255), 0), 255).astype(np.uint8)
+
+
+def _lit_from(crop: UInt8Array, angle: float, strength: float) -> UInt8Array:
+    height, width = crop.shape[:2]
+    across = np.linspace(-1, 1, width, dtype=np.float32) * np.float32(np.cos(angle))
+    down = np.linspace(-1, 1, height, dtype=np.float32) * np.float32(np.sin(angle))
+    reach = np.float32(abs(np.cos(angle)) + abs(np.sin(angle)))
+    light = 1 + np.float32(strength) * (down[:, None] + across) / reach
+    return cv2.multiply(crop, cv2.merge([light] * 3), dtype=cv2.CV_8U)  # type: ignore[return-value]
 
 
 def _gaussian_blur(crop: UInt8Array, extent_px: float) -> UInt8Array:

@@ -3,8 +3,8 @@
 Spaces: `image` (px of the picture) and `crop` (px of the network input), the centre of a pixel has integer
 coordinates. Mirroring relabels left and right by the skeleton's flip pairs, in keypoints, visibility and weights.
 
-Adding a new augmentation: a documented field in `AugmentConfig`; geometric ones change the arguments of
-`image_to_crop_matrix` in `sample_geometry`, ones that put something before or behind the person go into `occlusion`,
+Adding a new augmentation: a documented field in `AugmentConfig`; geometric ones change the `Geometry` that
+`sample_geometry` draws, ones that put something before or behind the person go into `occlusion`,
 the others into `photometric`.
 """
 
@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from ebapose.config import Config
 from ebapose.data.photometric import STRONG_PHOTOMETRIC, PhotometricConfig
-from ebapose.geometry.crop import crop_scale, image_to_crop_matrix, invert, transform_points
+from ebapose.geometry.crop import CropCenter, crop_scale, image_to_crop_matrix, invert, transform_points
 from ebapose.skeleton import Skeleton
 from ebapose.structures import UInt8Array
 
@@ -51,6 +51,9 @@ class AugmentConfig(Config, use_attribute_docstrings=True):
     half the range about its middle, cut at the range's ends)."""
     shift: float = Field(default=0.0, ge=0, le=0.5)
     """Move the box by up to +- this fraction of its size."""
+    stretch: float = Field(default=0.0, ge=0, le=1)
+    """Make the person, before any turn, up to this fraction wider or narrower for their height (uniform in the
+    logarithm of width to height): other builds, other lenses."""
     half_body_probability: float = Field(default=0.0, ge=0, le=1)
     """Show only the upper or the lower body, where at least `half_body_keypoints` are labelled."""
     half_body_keypoints: int = Field(default=8, ge=2)
@@ -71,6 +74,8 @@ class AugmentConfig(Config, use_attribute_docstrings=True):
     background_probability: float = Field(default=0.0, ge=0, le=1)
     """Put another picture of the source behind the person, all of it or its person alone: few pictures are met with
     many surroundings. What of the person the keypoints do not outline (`occlusion.person_mask`) is lost."""
+    clothes_probability: float = Field(default=0.0, ge=0, le=1)
+    """Give the upper and the lower body other colours, in part with the pattern of another picture of the source."""
     photometric: PhotometricConfig = PhotometricConfig()
     """Colours and sharpness; see `PhotometricConfig`."""
 
@@ -104,8 +109,9 @@ class Geometry:
     """What one sample does to its box; arguments of `geometry.crop.image_to_crop_matrix`.
 
     Attributes:
-        box_xyxy: (4,) image px; the person's box or that of a part of the body.
+        box_xyxy: (4,) px of the stretched picture; the person's box or that of a part of the body.
         rotation_deg, scale, flip, shift: as there.
+        stretch: (2,) px of the stretched picture per image px, along x and y.
         seen_xyxy: (4,) image px, where everything beyond is to be black, as beyond a picture; None: nowhere.
     """
 
@@ -114,7 +120,23 @@ class Geometry:
     scale: float
     flip: bool
     shift: tuple[float, float]
+    stretch: tuple[float, float] = (1.0, 1.0)
     seen_xyxy: NDArray[np.float64] | None = None
+
+    def matrix(self, size_hw: tuple[int, int], padding: float, crop_center: CropCenter) -> NDArray[np.float64]:
+        """(2, 3), image px to px of the crop that `size_hw`, `padding` and `crop_center` describe."""
+        matrix = image_to_crop_matrix(
+            self.box_xyxy,
+            size_hw,
+            padding,
+            crop_center,
+            rotation_deg=self.rotation_deg,
+            scale=self.scale,
+            flip=self.flip,
+            shift=self.shift,
+        )[0]
+        matrix[:, :2] *= self.stretch
+        return matrix
 
 
 def sample_geometry(
@@ -145,6 +167,10 @@ def sample_geometry(
         scale = float(np.clip((low + high) / 2 + rng.standard_normal() * (high - low) / 2, low, high))
     shift = rng.uniform(-config.shift, config.shift, 2)
     box = np.asarray(box_xyxy, np.float64)
+    stretch = np.ones(2)
+    if config.stretch:
+        stretch = (1 + config.stretch) ** (rng.uniform(-1, 1) * np.array([0.5, -0.5]))
+        box, keypoints = box * np.tile(stretch, 2), (keypoints * stretch).astype(np.float32)
     if half < config.half_body_probability and np.count_nonzero(visibility) >= config.half_body_keypoints:
         box = half_body_box(box, keypoints, visibility, skeleton, upper=upper < 0.5)
     seen = None
@@ -160,7 +186,8 @@ def sample_geometry(
         scale=scale,
         flip=mirrored,
         shift=(float(shift[0]), float(shift[1])),
-        seen_xyxy=seen,
+        stretch=(float(stretch[0]), float(stretch[1])),
+        seen_xyxy=None if seen is None else seen / np.tile(stretch, 2),
     )
 
 
