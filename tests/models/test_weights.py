@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 torch = pytest.importorskip("torch")
 
+from ebapose import zoo  # noqa: E402
 from ebapose.card import METADATA_KEY, Calibration  # noqa: E402
 from ebapose.cli import main  # noqa: E402
 from ebapose.errors import ModelFileError, UsageError  # noqa: E402
@@ -130,3 +131,17 @@ def test_the_command(tmp_path, capsys):
     assert f"mean of 0.25 {tmp_path.name}/a.safetensors, 0.75 {tmp_path.name}/b.safetensors" in capsys.readouterr().out
     assert main(["weights", "average", files[0], "--out", str(tmp_path / "x.safetensors")]) == 2
     assert "two weights files" in capsys.readouterr().err
+
+
+def test_the_mean_of_bundled_weights_by_name(tmp_path, capsys):
+    bundled, own = zoo.bundled_models()["default"], tmp_path / "own.safetensors"
+    state_dict, card = load_weights(bundled)
+    moved = next(key for key in state_dict if key.endswith("running_mean"))
+    save_weights(own, {**state_dict, moved: state_dict[moved] + 1}, card)
+    out = tmp_path / "mean.safetensors"
+    assert main(["weights", "average", "default", str(own), "--out", str(out)]) == 0
+    assert f"mean of 0.5 zoo/{bundled.name}, 0.5 {tmp_path.name}/own.safetensors" in capsys.readouterr().out
+    mean, _ = load_weights(out)
+    torch.testing.assert_close(mean[moved].float(), state_dict[moved].float() + 0.5, atol=1e-2, rtol=1e-2)
+    assert main(["weights", "average", "defualt", str(own), "--out", str(tmp_path / "x.safetensors")]) == 2
+    assert "unknown model 'defualt', did you mean 'default'?" in capsys.readouterr().err

@@ -62,13 +62,15 @@ def average_weights(
     """Write the mean of several weights files that were trained from the same weights; it often generalises better.
 
     Args:
-        weights: Files of the same model, two or more; another input size is resampled to the first file's.
+        weights: Files of the same model, or names of bundled ones, two or more; another input size is resampled to the
+            first one's.
         out: The .safetensors file to write; its card, with the parts named, lies beside it. Calibrate it afterwards.
         shares: One number per file, for a weighted mean; all alike if not given.
     """
+    from ebapose.inference.loading import resolve_model
     from ebapose.models.weights import average_weights as run_average
 
-    card = run_average(weights, out, shares)
+    card = run_average([resolve_model(path) for path in weights], out, shares)
     parts = ", ".join(f"{part['share']:.3g} {part['file']}" for part in card.about["average_of"])
     print(f"{out}: {card.name}, mean of {parts}")
     return 0
