@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from hypothesis import given, settings
@@ -105,6 +107,16 @@ def test_parts_of_a_silhouette() -> None:
     assert lower[52, [19, 29]].all()
     assert not lower[30].any()
     assert ((upper | lower) == person_mask(points, seen, COCO17, (64, 48))).all()
+
+
+def test_parts_are_recognised_in_any_case_of_letters() -> None:
+    shouted = replace(COCO17, keypoint_names=tuple(name.upper() for name in COCO17.keypoint_names))
+    points = np.random.default_rng(0).uniform(5, 40, (17, 2)).astype(np.float32)
+    seen = np.ones(17, np.uint8)
+    for parts in (None, ("shoulder", "hip"), ("knee", "ankle")):
+        mask = person_mask(points, seen, shouted, (64, 48), parts)
+        assert mask.any()
+        assert (mask == person_mask(points, seen, COCO17, (64, 48), parts)).all()
 
 
 def test_a_keypoint_far_outside():

@@ -38,7 +38,8 @@ def other_clothes(
     Args:
         crop: RGB uint8 (H, W, 3).
         keypoints, visibility: (K, 2) crop px and (K,).
-        skeleton: whose shoulders, hips and so on are recognised by the names of its keypoints.
+        skeleton: whose shoulders, hips and so on are recognised by the names of its keypoints; nothing changes where
+            there are none.
         pattern: RGB uint8 (h, w, 3), any other picture: what patterned clothes are made of.
         rng: source of every random choice.
     """

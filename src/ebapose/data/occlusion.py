@@ -65,13 +65,14 @@ def person_mask(
     points = np.clip(keypoints, -4 * max(size_hw), 4 * max(size_hw))
     extent = points[labelled].max(axis=0) - points[labelled].min(axis=0)
     stroke = max(2, round(0.13 * float(np.hypot(*extent))))
+    names = [name.lower() for name in skeleton.keypoint_names]
     if parts is not None:
-        labelled &= np.array([any(part in name for part in parts) for name in skeleton.keypoint_names])
+        labelled &= np.array([any(part in name for part in parts) for name in names])
     pixels = np.rint(points).astype(int)
     for a, b in skeleton.edges:
         if labelled[a] and labelled[b]:
             cv2.line(mask, pixels[a].tolist(), pixels[b].tolist(), 255, stroke)
-    trunk = [i for i, name in enumerate(skeleton.keypoint_names) if "shoulder" in name or "hip" in name]
+    trunk = [i for i, name in enumerate(names) if "shoulder" in name or "hip" in name]
     trunk = [i for i in trunk if labelled[i]]
     if len(trunk) >= 3:
         cv2.fillConvexPoly(mask, cv2.convexHull(pixels[trunk].astype(np.int32)), 255)
