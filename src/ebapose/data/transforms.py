@@ -4,8 +4,8 @@ Spaces: `image` (px of the picture) and `crop` (px of the network input), the ce
 coordinates. Mirroring relabels left and right by the skeleton's flip pairs, in keypoints, visibility and weights.
 
 Adding a new augmentation: a documented field in `AugmentConfig`; geometric ones change the `Geometry` that
-`sample_geometry` draws, ones that put something before or behind the person go into `occlusion`,
-the others into `photometric`.
+`sample_geometry` draws, ones that put something before or behind the person go into `occlusion`, ones that change what
+they wear into `clothes`, the others into `photometric`.
 """
 
 from __future__ import annotations
